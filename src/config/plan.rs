@@ -1,0 +1,30 @@
+//! What the link of a tunnel should carry. (vocabulary)
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// What the link should carry: computed from a configuration, diffed against the kernel's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkPlan {
+    /// Addresses of the interface with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// Destinations routed to the interface.
+    pub routes: Vec<IpNet>,
+    /// Route everything else to the interface as well: what no allowed IP holds is then refused there, with an ICMP
+    /// answer and a place in the report, and not by a kernel that tells nobody. For namespaces that have no other way
+    /// out.
+    #[serde(default)]
+    pub catch_all: bool,
+    /// Somebody else configures the interface after us, as for one of another kind: with an address, a default route and
+    /// a large MTU. Default routes are made as halves then, which win, and every route carries the MTU.
+    #[serde(default)]
+    pub shared: bool,
+    /// Addresses that must be the namespace's own besides, because somebody outside dials them or programs ask there;
+    /// never the first choice for a source.
+    #[serde(default)]
+    pub local: Vec<IpAddr>,
+    /// Bytes; absent leaves it alone.
+    pub mtu: Option<u32>,
+}
