@@ -1,0 +1,132 @@
+//! The DNS alias: a question that comes on one address inside is asked elsewhere, by sockets made inside. (tasks)
+//!
+//! # Theory of operation
+//! Each question gets a socket of its own, and so a source port of its own, and is put to one server after the other
+//! until one answers. An answer is the first datagram from that server with the question's number; it is passed on as
+//! it is, also when it is truncated: the client then asks again over TCP, which is forwarded like any connection. If no
+//! server answers the client is told so (SERVFAIL), which is faster for it than silence. No resolver of the host ever
+//! hears of it.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::process::{Association, Candidates, Counters, HEARS, Shared};
+use super::udp::Place;
+use crate::sys::sockets::{self, Arrived};
+
+/// Questions at a time.
+const MAX_QUESTIONS: usize = 256;
+
+/// How long one server may think about it.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How often each is asked: a datagram may get lost.
+const ROUNDS: usize = 2;
+
+/// Bytes before the question (RFC 1035, section 4.1.1).
+const HEADER: usize = 12;
+
+/// Answers until it is aborted.
+pub(super) async fn serve(
+    shared: Rc<Shared>,
+    listener: AsyncFd<OwnedFd>,
+    servers: Rc<[SocketAddr]>,
+    counters: Rc<Counters>,
+) {
+    let listener = Rc::new(listener);
+    let mut questions = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_answered) = questions.join_next() => {}
+            ready = listener.readable(), if questions.len() < MAX_QUESTIONS => {
+                let Ok(mut guard) = ready else { return };
+                let arrived = {
+                    let buffer = &mut *shared.buffer.borrow_mut();
+                    sockets::receive(listener.as_fd(), buffer).map(|Arrived { len, from, .. }| (buffer[..len].to_vec(), from))
+                };
+                match arrived {
+                    Ok((question, client)) if question.len() >= HEADER => {
+                        let (shared, listener, servers, counters) =
+                            (Rc::clone(&shared), Rc::clone(&listener), Rc::clone(&servers), Rc::clone(&counters));
+                        questions.spawn_local(async move {
+                            let _open = counters.open();
+                            let _place = Place::take(&shared);
+                            let answer = match ask(&shared, &question, &servers).await {
+                                Some(answer) => answer,
+                                None => {
+                                    counters.fail();
+                                    server_failure(question)
+                                }
+                            };
+                            // A client that has gone needs no answer.
+                            let _lost = sockets::send(listener.as_fd(), &answer, client, None);
+                        });
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => guard.clear_ready(),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// The first answer of any server.
+async fn ask(shared: &Shared, question: &[u8], servers: &[SocketAddr]) -> Option<Vec<u8>> {
+    for server in servers.iter().cycle().take(servers.len() * ROUNDS) {
+        let mut one = Candidates { addresses: [*server].into(), inside: true };
+        let Ok(Association { socket, to }) = shared.associate(&mut one).await else { continue };
+        if sockets::send(socket.as_fd(), question, to, None).is_err() {
+            continue;
+        }
+        if let Ok(Some(answer)) = timeout(PATIENCE, answer_of(shared, &socket, question)).await {
+            return Some(answer);
+        }
+    }
+    None
+}
+
+/// The answer to this question; `None` if the server refuses to hear it.
+async fn answer_of(shared: &Shared, socket: &AsyncFd<OwnedFd>, question: &[u8]) -> Option<Vec<u8>> {
+    loop {
+        let mut guard = socket.ready(HEARS).await.ok()?;
+        let buffer = &mut *shared.buffer.borrow_mut();
+        match sockets::receive(socket.as_fd(), buffer) {
+            Ok(Arrived { len, .. }) if len >= HEADER && buffer[..2] == question[..2] => {
+                return Some(buffer[..len].to_vec());
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => guard.clear_ready(),
+            Ok(_) => {}
+            Err(_refused) => return None,
+        }
+    }
+}
+
+/// What a server says that cannot find out: the question, marked as an answer with RCODE 2.
+fn server_failure(mut question: Vec<u8>) -> Vec<u8> {
+    if let [_, _, flags, codes, ..] = &mut question[..] {
+        *flags |= 0x80;
+        *codes = (*codes & 0x70) | 0x82;
+    }
+    question
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_repeats_the_question_and_its_number() {
+        // Recursion desired, one question.
+        let mut question = vec![0xab, 0xcd, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+        question.extend_from_slice(b"\x01a\x00\x00\x01\x00\x01");
+        let failure = server_failure(question.clone());
+        assert_eq!(&failure[..4], &[0xab, 0xcd, 0x81, 0x82]);
+        assert_eq!(failure[4..], question[4..]);
+    }
+}

@@ -1,0 +1,189 @@
+//! What the kernel can refuse, made to happen: routes, MTU, vanished addresses, injected errno values.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::tests::{LOCALHOST, NOW, receive, run, to};
+use super::{SendFailure, UdpPort};
+use crate::packet::batch::{LocalAddress, Path};
+
+/// An outer MTU below inner + 80 made other implementations collapse to a thousandth.
+#[test]
+fn a_run_over_the_mtu_is_resent_singly_and_remembered_for_a_minute() {
+    if !inside_namespace(
+        "a_run_over_the_mtu_is_resent_singly_and_remembered_for_a_minute",
+        "ip link set lo mtu 1280 up",
+    ) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    for address in LOCALHOST {
+        let batch = run(to(address, &b), 20 * 1452, 1452, 0);
+        for _ in 0..2 {
+            let outcome = a.send(&batch, NOW);
+            assert_eq!((outcome.datagrams, outcome.failures.len()), (20, 0), "{outcome:?}");
+            let (runs, bytes) = receive(&b, 20 * 1452);
+            assert_eq!((runs.len(), bytes == batch.slab()), (20, true));
+        }
+        a.send(&run(to(address, &b), 12_000, 1200, 0), NOW);
+        assert_eq!(receive(&b, 12_000).0, [(12_000, 1200)], "smaller segments still go in runs");
+    }
+    assert_eq!(a.refusal_count.load(Ordering::Acquire), 2);
+
+    assert!(Command::new("ip").args(["link", "set", "lo", "mtu", "65536"]).status().unwrap().success());
+    for address in LOCALHOST {
+        let batch = run(to(address, &b), 20 * 1452, 1452, 0);
+        a.send(&batch, NOW + Duration::from_secs(59));
+        assert_eq!(receive(&b, 20 * 1452).0.len(), 20, "believed for a minute");
+        a.send(&batch, NOW + Duration::from_secs(60));
+        assert_eq!(receive(&b, 20 * 1452).0.len(), 1, "then tried again");
+    }
+    assert_eq!(a.refusal_count.load(Ordering::Acquire), 0);
+}
+
+#[test]
+fn no_errno_of_the_network_is_fatal_and_each_is_counted() {
+    let setup = "ip link set lo up
+        ip route add unreachable 203.0.113.1
+        ip route add prohibit 203.0.113.2
+        ip route add blackhole 203.0.113.3";
+    if !inside_namespace("no_errno_of_the_network_is_fatal_and_each_is_counted", setup) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    for (last, errno) in
+        [(1, libc::EHOSTUNREACH), (2, libc::EACCES), (3, libc::EINVAL), (4, libc::ENETUNREACH)]
+    {
+        let path = Path::to(SocketAddr::new([203, 0, 113, last].into(), 9));
+        let outcome = a.send(&run(path, 5000, 1000, 0), NOW);
+        let failure = SendFailure { slot: 0, errno, datagrams: 5, bytes: 5000 };
+        assert_eq!((outcome.datagrams, outcome.failures), (0, vec![failure]));
+    }
+    assert_eq!(a.refusal_count.load(Ordering::Acquire), 0, "none of it was the segmentation's fault");
+    a.send(&run(to(LOCALHOST[0], &b), 5000, 1000, 0), NOW);
+    assert_eq!(receive(&b, 5000).0, [(5000, 1000)]);
+}
+
+#[test]
+fn datagrams_go_out_without_a_source_that_has_vanished_and_it_is_reported() {
+    let setup = "ip link set lo up
+        ip addr add 10.9.9.9/32 dev lo
+        ip addr add fd00::9/128 dev lo nodad";
+    if !inside_namespace("datagrams_go_out_without_a_source_that_has_vanished_and_it_is_reported", setup) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    let ip = |arguments: &str| {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "{arguments}");
+    };
+    for (remote, address, removal) in [
+        (LOCALHOST[0], "10.9.9.9", "addr del 10.9.9.9/32 dev lo"),
+        (LOCALHOST[1], "fd00::9", "addr del fd00::9/128 dev lo"),
+    ] {
+        let local = Some(LocalAddress { address: address.parse().unwrap(), ifindex: 1 });
+        let batch = run(Path { local, ..to(remote, &b) }, 5000, 1000, 0);
+        assert_eq!(a.send(&batch, NOW).stale_sources, []);
+        assert_eq!(receive(&b, 5000).0.len(), 1);
+        ip(removal);
+        let outcome = a.send(&batch, NOW);
+        assert_eq!((outcome.datagrams, outcome.failures.len()), (5, 0));
+        assert_eq!(outcome.stale_sources, [SocketAddr::new(remote, b.local_port())]);
+        assert_eq!(receive(&b, 5000).0.len(), 1, "still in one run");
+        let local = Some(LocalAddress { address: remote, ifindex: 4242 });
+        let outcome = a.send(&run(Path { local, ..to(remote, &b) }, 50, 50, 0), NOW);
+        assert_eq!((outcome.datagrams, outcome.stale_sources.len()), (1, 1), "the interface is gone");
+        receive(&b, 50);
+    }
+}
+
+#[test]
+fn without_checksum_offload_runs_are_resent_singly_whatever_their_size() {
+    if !under_injection(
+        "without_checksum_offload_runs_are_resent_singly_whatever_their_size",
+        "sendmsg:error=EIO:when=1",
+    ) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    for len in [5000, 500] {
+        let outcome = a.send(&run(to(LOCALHOST[0], &b), len, len / 5, 0), NOW);
+        assert_eq!((outcome.datagrams, outcome.failures.len()), (5, 0));
+        assert_eq!(receive(&b, len).0.len(), 5);
+    }
+}
+
+#[test]
+fn full_queues_and_filters_cost_the_run_and_nothing_else() {
+    if !under_injection(
+        "full_queues_and_filters_cost_the_run_and_nothing_else",
+        "sendmsg:error=ENOBUFS:when=1..3",
+    ) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    let batch = run(to(LOCALHOST[0], &b), 5000, 1000, 0);
+    for _ in 0..3 {
+        let failure = SendFailure { slot: 0, errno: libc::ENOBUFS, datagrams: 5, bytes: 5000 };
+        assert_eq!(a.send(&batch, NOW).failures, [failure]);
+    }
+    assert_eq!(a.send(&batch, NOW).datagrams, 5);
+    assert_eq!(receive(&b, 5000).0, [(5000, 1000)], "runs are still sent as runs");
+}
+
+#[test]
+fn receive_errors_are_counted_and_receiving_goes_on() {
+    if !under_injection(
+        "receive_errors_are_counted_and_receiving_goes_on",
+        "recvmmsg:error=ECONNREFUSED:when=1..200",
+    ) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    a.send(&run(to(LOCALHOST[0], &b), 5000, 1000, 0), NOW);
+    assert_eq!(receive(&b, 5000).0, [(5000, 1000)]);
+    assert_eq!(b.receive_errors(), BTreeMap::from([(libc::ECONNREFUSED, 200)]));
+}
+
+/// Tells the copy of a test that it is inside.
+const INSIDE: &str = "WG4NETNS_TEST_INSIDE";
+
+/// True inside the namespace that `setup` prepared; outside, runs this very test in such a one.
+fn inside_namespace(test: &str, setup: &str) -> bool {
+    let wrapper = ["unshare", "-Urn", "sh", "-ec", &format!("{setup}\nexec \"$@\""), "sh"];
+    inside(test, "netns", &["unshare", "-Urn", "true"], &wrapper)
+}
+
+/// True in a process whose system calls are made to fail as `fault` says; outside, runs this very test in one.
+fn under_injection(test: &str, fault: &str) -> bool {
+    let trace = fault.split(':').next().unwrap_or_default();
+    let (trace, inject) = (format!("trace={trace}"), format!("inject={fault}"));
+    let wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+    inside(test, "strace", &["strace", "-o", "/dev/null", "true"], &wrapper)
+}
+
+fn inside(test: &str, what: &str, probe: &[&str], wrapper: &[&str]) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let possible =
+        Command::new(probe[0]).args(&probe[1..]).output().is_ok_and(|output| output.status.success());
+    if !possible {
+        let required = std::env::var("WG4NETNS_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|word| word == what), "`{}` does not work here", probe.join(" "));
+        eprintln!("SKIPPED {test}: `{}` does not work here", probe.join(" "));
+        return false;
+    }
+    let output = Command::new(wrapper[0])
+        .args(&wrapper[1..])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("driver::udp::fault_tests::{test}"), "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "inside: {said}");
+    false
+}
