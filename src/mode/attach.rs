@@ -1,0 +1,215 @@
+//! `attach`: a WireGuard interface in a namespace that somebody else made. (wiring)
+//!
+//! The story from top to bottom: configuration, name, socket, port; then the target is opened and a child makes the
+//! interface in it; then the sandbox closes, the threads start, and whoever waits is told. The tunnel ends with what
+//! it was tied to: the target, the exit descriptor, the interface, a signal.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::forward;
+use super::request::{AttachRequest, AttachTarget, ConfigSource, EngineNeeds};
+use super::start::{self, Assembly, Interface, StartError};
+use crate::config::{Config, NetworkPlan, Table};
+use crate::driver::daemonize::{self, Caller, Side};
+use crate::driver::instance::{RecordedTarget, start_time};
+use crate::driver::interface_name::InterfaceName;
+use crate::driver::lifetime::{END_SIGNALS, LifeLine, Lifetime};
+use crate::driver::logging::{self, LogDestination};
+use crate::driver::namespace_child::{self, ChildRequest, Helper};
+use crate::driver::port_socket::PortSocket;
+use crate::driver::ready::{PidfileGuard, Readiness};
+use crate::driver::target::{OpenTarget, Target};
+use crate::driver::tunnel::{Tunnel, wait_for_handshake};
+use crate::driver::uapi_server::{self, Access};
+use crate::sys::signals::SignalQueue;
+
+/// Runs the tunnel to its end; with `--background`, returns in the caller's process when it is ready.
+///
+/// # Errors
+/// See [`StartError`]; the inner value is the exit code of a caller that was let go.
+pub fn run(request: AttachRequest) -> Result<u8, StartError> {
+    let caller = if request.ready.background {
+        match daemonize::into_background()? {
+            Side::Caller(code) => return Ok(code),
+            Side::Daemon(caller) => Some(caller),
+        }
+    } else {
+        None
+    };
+    attach(request, caller).map(|()| 0)
+}
+
+fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), StartError> {
+    // What an engine shows of a helper's output, it shows as the reason of a failure.
+    let detached = caller.is_some() || request.engine.is_engine;
+    if !detached {
+        logging::start(request.log, &LogDestination::Stderr)?;
+    }
+    let loaded = request.config.as_ref().map(ConfigSource::load).transpose()?;
+    let config = loaded.as_ref().map(|loaded| &loaded.config);
+    let stem = loaded.as_ref().and_then(|loaded| loaded.stem());
+    let stem = request.engine.preferred_name.as_deref().or(stem);
+    let choice = start::name_choice(request.name.as_ref(), stem, &request.interface);
+    // From here on there is something to clear away.
+    let signals = SignalQueue::take(&END_SIGNALS)?;
+    let foundation = start::lay_foundation(request.uapi_dir.as_deref(), &choice, config)?;
+    if detached {
+        let destination = LogDestination::Detached(foundation.instance.name().clone());
+        logging::start(request.log, &destination)?;
+    }
+    if let Some(loaded) = &loaded {
+        start::say_warnings(loaded);
+    }
+    let mut forwards = std::mem::take(&mut request.forwards);
+    forward::complete(&mut forwards, config, &request.dns);
+    if !forwards.is_empty() && matches!(request.target, AttachTarget::Tun(_)) {
+        return Err(StartError::PortsWithoutNamespace);
+    }
+    let mut forwarder = forward::listen(&forwards)?;
+    let port_socket = request.engine.port_socket.as_deref().map(PortSocket::bind).transpose()?;
+    let device = start::make_device(config, &foundation.udp)?;
+    let names = start::endpoint_names(config);
+    let broker = start::start_broker(&names)?;
+    let mut plan = start::network_plan(config, request.mtu, request.routes);
+    fit_to_engine(&mut plan, &request.engine, config);
+    if let Some(path) = &request.write_resolv_conf {
+        write_resolv_conf(path, &start::resolv_conf(config, &request.dns))?;
+    }
+    let config_name = loaded.as_ref().map(|loaded| loaded.config.name.clone());
+    let bare = request.bare || config.is_none();
+    start::forget(loaded);
+    let mut lines = vec![LifeLine::Signals(signals)];
+    lines.extend(request.exit_fd.take().map(LifeLine::ExitFd));
+    if request.end_with_socket {
+        lines.push(LifeLine::SocketFile(foundation.socket.path().to_owned()));
+    }
+
+    let (interface, recorded) = match request.target {
+        AttachTarget::Tun(queue) => {
+            (Interface::from_tun(queue, plan.mtu.unwrap_or_default())?, RecordedTarget::Tun)
+        }
+        AttachTarget::Namespace(target) => {
+            let recorded = recorded(&target);
+            let mut target = open(target, &request.interface)?;
+            let child = ChildRequest {
+                interface: request.interface.clone(),
+                queues: 1,
+                network: plan.clone(),
+                bare,
+                keep_other_links: request.keep_other_links,
+                replace: request.engine.configures_interface,
+            };
+            let handover = namespace_child::spawn(&Helper::this_program(), &target, &child)?;
+            if let Some(forwarder) = &mut forwarder {
+                // The addresses of a bare interface are somebody else's to know.
+                forward::begin(forwarder, &target, &forwards, (!bare).then_some(&plan))?;
+            }
+            lines.extend(target.life_line());
+            (Interface::from_handover(handover)?, recorded)
+        }
+    };
+    let wait = request.ready.wait_handshake;
+    start::record(&foundation.instance, "attach", &request.interface, recorded, config_name)?;
+    let mut assembly = start::assemble(foundation, device, interface, plan, names, broker, wait.is_some());
+
+    assembly.forwarder = forwarder;
+    assembly.port_socket = port_socket;
+    let pidfile = request.ready.pidfile.as_deref().map(PidfileGuard::write).transpose()?;
+    let readiness = Readiness::prepare(request.ready.ready_fd.take(), caller);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Machinery)?;
+    let result = runtime.block_on(async {
+        // Before the sandbox: what is watched must be opened.
+        let lifetime = Lifetime::watch(lines).map_err(StartError::from)?;
+        let access = Access::of_this_process();
+        start::lock_down(&mut assembly, false, pidfile.as_ref(), request.sandbox)?;
+        serve(assembly, access, lifetime, readiness, wait).await
+    });
+    drop(pidfile);
+    result
+}
+
+/// From the first thread to the last: the tunnel's life.
+pub(super) async fn serve(
+    assembly: Assembly,
+    access: Access,
+    mut lifetime: Lifetime,
+    mut readiness: Readiness,
+    wait: Option<Duration>,
+) -> Result<(), StartError> {
+    let Assembly { instance, listener, socket, parts, forwarder, port_socket } = assembly;
+    let Tunnel { mut control, handle, established } = Tunnel::start(parts)?;
+    let mut tasks = JoinSet::new();
+    let (handle, forwarder) = forward::hand_out(forwarder, handle, &mut tasks)?;
+    if let (Some(socket), Some(forwards)) = (port_socket, handle.forwards().cloned()) {
+        tasks.spawn(socket.serve(forwards));
+    }
+    let served = handle.clone();
+    tasks.spawn(async move {
+        if let Err(error) = uapi_server::serve(listener, served, access).await {
+            warn!(%error, "the configuration socket is no longer served");
+        }
+    });
+    let announce = async {
+        if let Some(limit) = wait {
+            start::log_established(&wait_for_handshake(&handle, established, limit, |_line| {}).await?);
+        }
+        readiness.announce("ready")?;
+        info!(name = %instance.name(), "ready");
+        std::future::pending::<Result<(), StartError>>().await
+    };
+    let result = tokio::select! {
+        end = control.run() => start::end_of(end),
+        reason = lifetime.ended() => {
+            info!(%reason, "ending");
+            Ok(())
+        }
+        failure = announce => failure,
+    };
+    readiness.stopping();
+    drop(forwarder);
+    control.stop();
+    drop(socket);
+    drop(instance);
+    result
+}
+
+fn open(target: Target, interface: &InterfaceName) -> Result<OpenTarget, StartError> {
+    let named = target.to_string();
+    let interface = interface.clone();
+    target.open().map_err(|source| StartError::Target { interface, target: named, source })
+}
+
+fn recorded(target: &Target) -> RecordedTarget {
+    match target {
+        Target::Pid(pid) => {
+            RecordedTarget::Pid { pid: *pid, starttime: start_time(*pid).unwrap_or_default() }
+        }
+        Target::Path { netns, userns } => {
+            RecordedTarget::Path { netns: netns.clone(), userns: userns.clone() }
+        }
+        Target::Current => RecordedTarget::Own,
+    }
+}
+
+/// An engine's wishes, where they do not go against the configuration.
+fn fit_to_engine(plan: &mut NetworkPlan, engine: &EngineNeeds, config: Option<&Config>) {
+    if !engine.is_engine {
+        return;
+    }
+    // Containers have no other way out: what no allowed IP holds is refused where it can be reported.
+    plan.catch_all = config.is_some_and(|config| config.interface.table != Table::Off);
+    plan.shared = engine.configures_interface;
+    plan.local.clone_from(&engine.local_addresses);
+    if let Some(ceiling) = engine.mtu_ceiling {
+        plan.mtu = plan.mtu.map(|mtu| mtu.min(ceiling.bytes()));
+    }
+}
+
+fn write_resolv_conf(path: &Path, text: &str) -> Result<(), StartError> {
+    std::fs::write(path, text).map_err(|source| StartError::ResolvConf { path: path.to_owned(), source })
+}

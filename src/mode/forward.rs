@@ -1,0 +1,96 @@
+//! Forwarded ports in the story of `attach` and `run`: listen first, begin when the target is there. (wiring)
+
+use ipnet::IpNet;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::request::DnsOptions;
+use super::start::StartError;
+use crate::config::publish::ForwardPlan;
+use crate::config::{Config, NetworkPlan};
+use crate::driver::command::TunnelHandle;
+use crate::driver::namespace_child::Helper;
+use crate::driver::port_forward::{Forward, ForwardKind, Forwarder, RunningForwarder, inside_listeners};
+use crate::driver::socket_factory::SocketFactory;
+use crate::driver::target::OpenTarget;
+
+/// Fills in what the plan leaves to the configuration: whom the DNS alias asks.
+pub(super) fn complete(plan: &mut ForwardPlan, config: Option<&Config>, options: &DnsOptions) {
+    let Some(alias) = &mut plan.dns_alias else { return };
+    if alias.servers.is_empty() {
+        let configured = config.map(|config| &config.interface.dns);
+        alias.servers = options.servers.as_ref().or(configured).cloned().unwrap_or_default();
+    }
+    if alias.servers.is_empty() {
+        warn!("no DNS=: names will not resolve");
+        plan.dns_alias = None;
+    }
+}
+
+/// Takes the host's ports, before the target is touched. Nothing is started if nothing is asked for.
+pub(super) fn listen(plan: &ForwardPlan) -> Result<Option<Forwarder>, StartError> {
+    if plan.is_empty() {
+        return Ok(None);
+    }
+    let mut forwarder = Forwarder::spawn(&Helper::this_program())?;
+    for port in &plan.published {
+        let forwards = forwarder.publish(*port)?;
+        for forward in forwards {
+            say(&forward, port.host_port.is_none());
+        }
+    }
+    Ok(Some(forwarder))
+}
+
+/// A port that the kernel chose is an answer; one that was asked for is not.
+fn say(forward: &Forward, chosen: bool) {
+    let Forward { transport, listen, .. } = forward;
+    let port = forward.inside_port.unwrap_or_default();
+    if chosen {
+        warn!("port {port}/{transport} inside is {listen} here");
+    } else {
+        info!("port {port}/{transport} inside is {listen} here");
+    }
+}
+
+/// Begins to forward into `target`, whose own addresses are in `network` if they are known.
+pub(super) fn begin(
+    forwarder: &mut Forwarder,
+    target: &OpenTarget,
+    plan: &ForwardPlan,
+    network: Option<&NetworkPlan>,
+) -> Result<(), StartError> {
+    let factory = SocketFactory::spawn(&Helper::this_program(), target, inside_listeners(plan))?;
+    let own = network.map(|network| network.addresses.iter().map(IpNet::addr).collect());
+    for (listener, error) in &factory.skipped {
+        warn!("nothing listens on {} inside: {error}", listener.address);
+    }
+    forwarder.start(factory, plan, own.unwrap_or_default())?;
+    Ok(())
+}
+
+/// Lets everybody who has the tunnel's handle ask for forwards; what is returned keeps them up.
+pub(super) fn hand_out(
+    forwarder: Option<Forwarder>,
+    handle: TunnelHandle,
+    tasks: &mut JoinSet<()>,
+) -> Result<(TunnelHandle, Option<RunningForwarder>), StartError> {
+    let Some(forwarder) = forwarder else { return Ok((handle, None)) };
+    let (forwards, run, running) = forwarder.into_handle()?;
+    tasks.spawn(run);
+    Ok((handle.with_forwards(forwards), Some(running)))
+}
+
+/// In words, for `status`.
+#[must_use]
+pub fn in_words(forward: &Forward) -> String {
+    let Forward { kind, transport, listen, .. } = forward;
+    let to: Vec<String> = forward.to.iter().map(ToString::to_string).collect();
+    let to = to.join(" or ");
+    let leads = match kind {
+        ForwardKind::Publish => format!("{listen} to {to} inside"),
+        ForwardKind::Reach => format!("{listen} inside to the same address outside"),
+        ForwardKind::Dns => format!("{listen} inside to {to} through the tunnel"),
+    };
+    format!("{transport} {leads}; {} open, {} so far", forward.active, forward.total)
+}

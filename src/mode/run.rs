@@ -1,0 +1,188 @@
+//! `run`: a command in namespaces of its own, with nothing but the tunnel. (wiring)
+//!
+//! The story from top to bottom: what the caller has is noted; configuration, name, socket and port as everywhere; a
+//! child makes the namespaces and waits; the sandbox closes, the threads start, a peer is called. When it has answered
+//! the child becomes the command, and we stand by it until it ends. Its status is ours.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::forward;
+use super::report::{Outcome, ReportSink};
+use super::request::RunRequest;
+use super::start::{self, Assembly, Interface, StartError};
+use crate::config::{NetworkPlan, Table};
+use crate::driver::instance::{RecordedTarget, start_time};
+use crate::driver::logging::{self, LogDestination};
+use crate::driver::namespace_child::{ChildRequest, Helper};
+use crate::driver::ready::Readiness;
+use crate::driver::run_child::{Interruption, RUN_SIGNALS, RunChild, RunHandover, RunOptions, spawn_run};
+use crate::driver::target::Target;
+use crate::driver::tunnel::{Tunnel, wait_for_handshake};
+use crate::driver::uapi_server::{self, Access};
+use crate::sys::caller::CallerState;
+use crate::sys::signals::SignalQueue;
+
+/// Runs the command to its end; what the caller's shell is to see.
+///
+/// # Errors
+/// See [`StartError`]: everything of ours, and a command that cannot be executed.
+pub fn run(request: RunRequest) -> Result<u8, StartError> {
+    let caller = CallerState::capture();
+    logging::start(request.log, &LogDestination::Stderr)?;
+    let loaded = request.config.load()?;
+    start::say_warnings(&loaded);
+    let config = Some(&loaded.config);
+    let choice = start::name_choice(request.name.as_ref(), loaded.stem(), &request.interface);
+    let signals = SignalQueue::take(&RUN_SIGNALS)?;
+    let foundation = start::lay_foundation_for_command(request.uapi_dir.as_deref(), &choice, config)?;
+    let mut forwarder = forward::listen(&request.forwards)?;
+    let device = start::make_device(config, &foundation.udp)?;
+    let names = start::endpoint_names(config);
+    let broker = start::start_broker(&names)?;
+    let mut plan = start::network_plan(config, request.mtu, true);
+    plan.catch_all = loaded.config.interface.table != Table::Off;
+    let resolv_conf = start::resolv_conf(config, &request.dns);
+    warn_once(&plan, &resolv_conf);
+    let may_wait = loaded.config.peers.iter().any(|peer| peer.endpoint.is_some());
+    let wait = (!request.no_wait && may_wait).then_some(request.wait_handshake);
+
+    let options = RunOptions {
+        link: ChildRequest {
+            interface: request.interface.clone(),
+            queues: 1,
+            network: plan.clone(),
+            bare: false,
+            keep_other_links: false,
+            replace: false,
+        },
+        caller,
+        map_root: request.map_root,
+        resolv_conf,
+        command: command_or_shell(request.command),
+    };
+    let report_to = request.report.map(ReportSink::open).transpose()?;
+    let RunHandover { link, warnings, child } = spawn_run(&Helper::this_program(), &options, signals)?;
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let pid = child.pid();
+    let target = RecordedTarget::Pid { pid, starttime: start_time(pid).unwrap_or_default() };
+    start::record(&foundation.instance, "run", &request.interface, target, Some(loaded.config.name.clone()))?;
+    if let Some(forwarder) = &mut forwarder {
+        let inside = Target::Pid(pid).open().map_err(|source| StartError::Target {
+            interface: request.interface.clone(),
+            target: "the command".into(),
+            source,
+        })?;
+        forward::begin(forwarder, &inside, &request.forwards, Some(&plan))?;
+    }
+    let interface = Interface::from_handover(link)?;
+    let mut assembly = start::assemble(foundation, device, interface, plan, names, broker, wait.is_some());
+    assembly.forwarder = forwarder;
+    start::forget(Some(loaded));
+
+    let readiness = Readiness::prepare(None, None);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Machinery)?;
+    runtime.block_on(async {
+        let access = Access::of_this_process();
+        start::lock_down(&mut assembly, false, None, request.sandbox)?;
+        serve(assembly, access, child, readiness, wait, report_to).await
+    })
+}
+
+async fn serve(
+    assembly: Assembly,
+    access: Access,
+    mut child: RunChild,
+    mut readiness: Readiness,
+    wait: Option<Duration>,
+    report_to: Option<ReportSink>,
+) -> Result<u8, StartError> {
+    // The name and the socket's file are ours until the end.
+    let Assembly { instance, listener, socket: _socket, parts, forwarder, port_socket: _ } = assembly;
+    let Tunnel { mut control, handle, established } = Tunnel::start(parts)?;
+    let mut tasks = JoinSet::new();
+    let (handle, _forwarder) = forward::hand_out(forwarder, handle, &mut tasks)?;
+    let served = handle.clone();
+    tasks.spawn(async move {
+        if let Err(error) = uapi_server::serve(listener, served, access).await {
+            warn!(%error, "the configuration socket is no longer served");
+        }
+    });
+    let command = async {
+        if let Some(limit) = wait {
+            let answered = wait_for_handshake(&handle, established.clone(), limit, |line| warn!("{line}"));
+            tokio::select! {
+                answered = answered => start::log_established(&answered?),
+                interruption = child.interrupted() => return interrupted(interruption?),
+            }
+        }
+        readiness.announce("running")?;
+        info!(name = %instance.name(), "running the command");
+        child.go()?;
+        let code = child.supervise().await?;
+        if let Some(sink) = report_to {
+            let outcome = Outcome { code, handshake: *established.borrow() };
+            sink.write(&handle.report().await.unwrap_or_default(), outcome);
+        }
+        Ok(code)
+    };
+    let mut command = std::pin::pin!(command);
+    let ended = tokio::select! {
+        result = &mut command => Some(result),
+        end = control.run() => {
+            start::end_of(end)?;
+            None
+        }
+    };
+    control.stop();
+    match ended {
+        Some(result) => result,
+        None => {
+            // Whoever is root inside may delete the interface.
+            warn!("the command goes on without a network");
+            command.await
+        }
+    }
+}
+
+/// Before the command ran, somebody wanted us to stop, or the child was killed.
+fn interrupted(interruption: Interruption) -> Result<u8, StartError> {
+    match interruption {
+        Interruption::Signal(signal) => Ok(128_u8.saturating_add(signal_number(signal))),
+        Interruption::ChildEnded => Err(StartError::CommandKilled),
+    }
+}
+
+fn signal_number(signal: Signal) -> u8 {
+    u8::try_from(signal as i32).unwrap_or_default()
+}
+
+/// What people wonder about inside, said once.
+fn warn_once(plan: &NetworkPlan, resolv_conf: &str) {
+    let default = plan.routes.iter().any(|route| route.prefix_len() == 0);
+    if !default {
+        let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();
+        let reachable =
+            if routes.is_empty() { "nothing".to_owned() } else { format!("only {}", routes.join(", ")) };
+        info!("{reachable} is reachable inside, by design");
+    }
+    if !resolv_conf.contains("nameserver") {
+        warn!("no DNS=: names will not resolve; use --dns");
+    }
+}
+
+/// The command, or the user's shell.
+pub(super) fn command_or_shell(command: Vec<OsString>) -> Vec<OsString> {
+    if command.is_empty() {
+        vec![std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into())]
+    } else {
+        command
+    }
+}
