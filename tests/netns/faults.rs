@@ -1,0 +1,210 @@
+//! What can go wrong while an interface is made: each fault is made for real, and named.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use wg4netns::driver::failure::FailureClass;
+use wg4netns::driver::namespace_child::{ChildError, Death, Helper, spawn};
+use wg4netns::driver::target::{Target, TargetError};
+use wg4netns::sys::clock::boot_nanos;
+use wg4netns::sys::namespace::NamespaceError;
+
+use super::attach::{chain, request};
+use super::sandbox::{Namespace, wait_for};
+
+#[test]
+fn a_helper_that_is_killed_at_any_system_call_leaves_nothing_behind() {
+    if !is_installed("strace") {
+        assert!(!super::is_required("strace"), "strace(1) is required here");
+        eprintln!("skipped: strace(1) is not installed");
+        return;
+    }
+    let namespace = Namespace::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let trace = directory.path().join("trace");
+    let traced = |options: &str| {
+        let program = env!("CARGO_BIN_EXE_wg4netns");
+        let text = format!("exec strace -qq -o {} {options} {program} \"$@\"", trace.display());
+        let helper = script(directory.path(), &text);
+        let target = Target::Pid(namespace.pid()).open().expect("the holder lives");
+        spawn(&helper, &target, &request("wg0", &["10.9.0.2/24"], &["0.0.0.0/0"]))
+    };
+    drop(traced("").expect("an interface"));
+    let calls: Vec<String> = fs::read_to_string(&trace)
+        .expect("a trace")
+        .lines()
+        .filter_map(|line| Some(line.split_once('(')?.0.to_owned()))
+        .collect();
+    assert!(calls.len() > 100, "{calls:?}");
+    let mut killed = 0;
+    for (index, call) in calls.iter().enumerate().filter(|(_, call)| call.as_str() != "execve") {
+        let count = calls[..=index].iter().filter(|other| *other == call).count();
+        match traced(&format!("-e inject={call}:signal=KILL:when={count}")) {
+            Err(ChildError::Died(Death::Signal(9))) => killed += 1,
+            // It had handed over already, or another way led past this call.
+            Ok(made) => drop(made),
+            Err(other) => panic!("killed at {call} {count}: {}", chain(&other)),
+        }
+        wait_for("the interface is gone", || {
+            namespace.run(&["ls", "/proc/sys/net/ipv4/conf"]) == "all\ndefault\nlo\n"
+        });
+    }
+    assert!(killed > 100, "only {killed} of {} calls", calls.len());
+}
+
+#[test]
+fn a_helper_that_hangs_is_ended_after_five_seconds() {
+    let namespace = Namespace::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let helper = script(directory.path(), "echo $$ >\"$(dirname \"$0\")/pid\"; kill -STOP $$");
+    let target = Target::Pid(namespace.pid()).open().expect("the holder lives");
+    let asked = boot_nanos();
+    let error = spawn(&helper, &target, &request("wg0", &[], &[])).expect_err("silence");
+    assert_eq!(chain(&error), "helper did not answer within 5 s");
+    assert_eq!(error.class(), FailureClass::General);
+    assert!((5_000_000_000..6_000_000_000).contains(&(boot_nanos() - asked)));
+    let pid = fs::read_to_string(directory.path().join("pid")).expect("written");
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "the helper is gone");
+}
+
+#[test]
+fn a_target_that_dies_before_it_is_joined_gets_no_interface() {
+    let mut namespace = Namespace::new();
+    let target = Target::Pid(namespace.pid()).open().expect("the holder lives");
+    namespace.kill();
+    // Its namespace is held by us: what is made there is seen by nobody and ends with us.
+    let made = spawn(&super::sandbox::helper(), &target, &request("wg0", &[], &[])).expect("a namespace");
+    drop(made);
+    let pid = namespace.pid();
+    let error = Target::Pid(pid).open().expect_err("gone");
+    assert_eq!(error, TargetError::Namespace(NamespaceError::NoProcess { pid }));
+    assert_eq!(error.class().exit_code(), 4);
+}
+
+#[test]
+fn a_process_of_another_user_is_refused_for_lack_of_permission() {
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let error = Target::Pid(1).open().expect_err("refused");
+    assert_eq!(chain(&error), "cannot open `/proc/1/ns/net`: Permission denied (os error 13)");
+    assert_eq!(error.class().exit_code(), 5);
+}
+
+#[test]
+fn a_kernel_thread_is_refused_as_what_it_is() {
+    // The first one has the number 2, where the machine's own process table is visible.
+    let Ok(name) = fs::read_to_string("/proc/2/comm") else { return };
+    if name != "kthreadd\n" {
+        return;
+    }
+    let error = Target::Pid(2).open().expect_err("refused");
+    assert_eq!((chain(&error).as_str(), error.class().exit_code()), ("process 2 is a kernel thread", 4));
+}
+
+#[test]
+fn an_interface_name_that_another_kind_of_interface_has_is_taken() {
+    let namespace = Namespace::new();
+    namespace.run(&["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "eth1"]);
+    let target = Target::Pid(namespace.pid()).open().expect("the holder lives");
+    let error = spawn(&super::sandbox::helper(), &target, &request("wg0", &[], &[])).expect_err("refused");
+    assert_eq!(error.class(), FailureClass::InUse, "{}", chain(&error));
+}
+
+#[test]
+fn a_missing_device_node_is_done_without() {
+    let inside = "mount -t tmpfs none /dev/net && exec \"$@\"";
+    let (code, said) = inside_namespaces(&["-U", "-r", "-m"], inside);
+    assert_eq!(code, 0, "{said}");
+    let wanted =
+        "cannot open `/dev/net/tun`: No such file or directory (os error 2); using a veth pair instead";
+    assert!(said.contains(wanted), "{said}");
+}
+
+#[test]
+fn a_missing_device_node_is_named_where_it_cannot_be_done_without() {
+    // The one network namespace is that of the command; none is left for the far end of a veth pair.
+    let inside = "mount -t tmpfs none /dev/net && echo 1 >/proc/sys/user/max_net_namespaces && exec \"$@\"";
+    let (code, said) = inside_namespaces(&["-U", "-r", "-m"], inside);
+    assert_eq!(
+        (code, said.as_str()),
+        (
+            125,
+            "wg4netns: cannot create `wg0`: cannot open `/dev/net/tun`: No such file or directory (os error 2)"
+        )
+    );
+}
+
+#[test]
+fn user_namespaces_that_are_switched_off_are_named() {
+    let inside = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let (code, said) = inside_namespaces(&["-U", "-r"], inside);
+    assert_eq!(
+        (code, said.as_str()),
+        (125, "wg4netns: cannot create a user namespace: No space left on device (os error 28)")
+    );
+}
+
+#[test]
+fn where_overlays_are_refused_files_are_mounted_singly_and_a_warning_says_so() {
+    // Overlays can be stacked twice.
+    let layer = "mkdir -p /mnt/$n/u /mnt/$n/w &&
+        mount -t overlay -o lowerdir=/etc,upperdir=/mnt/$n/u,workdir=/mnt/$n/w,userxattr o /etc";
+    let inside = format!("mount -t tmpfs none /mnt && n=1 && {layer} && n=2 && {layer} && exec \"$@\"");
+    let (code, said) = inside_namespaces(&["-U", "-r", "-m"], &inside);
+    assert!(
+        said.contains("`/etc/resolv.conf` is mounted singly and is lost if the host replaces it"),
+        "{said}"
+    );
+    assert!(said.contains("nameserver 10.9.0.1\nhosts: files dns"), "{said}");
+    assert_eq!(code, 0, "{said}");
+}
+
+/// `run` inside other namespaces, set up by a script that ends in `exec "$@"`: status, and what was printed.
+fn inside_namespaces(options: &[&str], script: &str) -> (i32, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("far.conf");
+    fs::write(&config, CONFIG).expect("a file");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("our file");
+    let output = Command::new("unshare")
+        .args(options)
+        .args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_wg4netns"), "run", "--no-wait", "--config"])
+        .arg(&config)
+        .arg("--uapi-dir")
+        .arg(directory.path())
+        .args(["--", "sh", "-c", "cat /etc/resolv.conf; grep ^hosts /etc/nsswitch.conf"])
+        .output()
+        .expect("unshare(1)");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let said: Vec<&str> = said.lines().filter(|line| !line.starts_with("hint: ")).collect();
+    (output.status.code().unwrap_or(-1), said.join("\n"))
+}
+
+/// A peer that never answers, on the machine itself.
+pub(super) const CONFIG: &str = "[Interface]
+PrivateKey = cAqyFQvIVaSMmLxVKpkKCwWT+TU/fIRUNjQh+2UCAGA=
+Address = 10.9.0.2/24
+DNS = 10.9.0.1
+[Peer]
+PublicKey = HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=
+AllowedIPs = 0.0.0.0/0
+Endpoint = 127.0.0.1:9
+";
+
+/// A helper that is a shell script.
+fn script(directory: &Path, text: &str) -> Helper {
+    let path: PathBuf = directory.join("helper");
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("our file");
+    Helper::at(path)
+}
+
+fn is_installed(program: &str) -> bool {
+    Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output()
+        .is_ok_and(|o| o.status.success())
+}

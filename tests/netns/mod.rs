@@ -1,0 +1,18 @@
+//! What touches namespaces, against the kernel: unprivileged, in namespaces made here, loopback only.
+
+mod attach;
+#[cfg(feature = "demo")]
+mod demo_peer;
+mod faults;
+mod forward;
+mod lifetime;
+#[cfg(feature = "demo")]
+mod lock_down;
+mod run;
+mod sandbox;
+mod terminal;
+
+/// Whether a part of the machine must be there: then a test that lacks it fails instead of skipping.
+pub(crate) fn is_required(what: &str) -> bool {
+    std::env::var("WG4NETNS_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == what))
+}
