@@ -1,0 +1,46 @@
+#!/bin/bash
+# The helper is killed: within 100 ms the interface is gone, programs inside get an error, and nothing goes out in the clear.
+# The socket and lock it leaves are taken over by the next one.
+#
+#   target wg0 ── wg4netns (kill -9) :host ── h0 ═ p0 ── wireguard-go :peer        nft counts every other packet
+#
+# needs: netns tun wg wireguard-go nft socat
+# timeout: 60
+. "$(dirname "$0")/lib.sh"
+in_world "$@"
+need tun wg wireguard-go nft socat
+peer_world
+start_wireguard_go_peer
+canaries
+start_target
+our_conf "$W/wg0.conf"
+no_link() { ! in_target ip link show wg0 >/dev/null 2>&1; }
+
+step "attach and talk; kill it; ten times"
+for _ in {1..10}; do
+  attach
+  in_target ping -c 1 -W 10 10.6.0.2 >/dev/null || fail "no answer"
+  begin=$(now_ms); kill -9 "$OURS"
+  wait_for "the interface to go" 5 no_link
+  echo $(($(now_ms) - begin)) >>"$W/took"
+  capture in_target ping -c 1 -W 1 10.6.0.2
+  assert_has "what a program sees" "Network is unreachable" "$ERR$OUT"
+  # The stale socket and lock stay behind; so may a helper's child, but not for long.
+  wait_for "no process of ours to be left" 1 no_processes
+  test -S "$(uapi_dir)/wg0.sock" || note "no stale socket"
+done
+assert_at_most "interface gone, median (ms)" 100 "$(sort -n "$W/took" | sed -n 5p)"
+assert_at_most "interface gone, slowest (ms)" 1000 "$(sort -n "$W/took" | tail -n 1)"
+assert_canaries_silent
+
+step "ls does not list the dead one, and says what is stale"
+capture "$WG4NETNS" show wg0
+[ "$STATUS" != 0 ] || fail "a dead one was shown"
+assert_lacks "no stacked errors" "Error:" "$ERR"
+
+step "a run whose parent is killed: the command's network is gone"
+start run "$WG4NETNS" run --name r --config "$W/wg0.conf" -- sh -c 'echo up; trap "" TERM; while :; do ping -c 1 -W 1 10.6.0.2 >/dev/null && echo answer || echo silence; sleep 0.1; done'
+wait_for "an answer" 15 grep -q answer "$W/run.log"
+kill -9 "$STARTED"
+sleep 1
+assert_canaries_silent

@@ -1,0 +1,101 @@
+#!/bin/bash
+# drop-ins install|remove: one file; without a chosen configuration every container has the engine's usual network, the bridge
+# and `podman build` work; with `--config` they are all in the tunnel; removed, `--wg-config` fails.
+#
+#   container ── bridge ── rootless-netns ── wg0/tap0 ── wg4netns :host ── h0 ═ p0 ── wireguard-go :peer ── page at 10.6.0.2
+#
+# needs: netns tun wg wireguard-go socat dnsmasq engines
+# timeout: 180
+# as: root
+. "$(dirname "$0")/lib.sh"
+
+# A tunnel's type is 65534.
+LINK='cat /sys/class/net/[!l]*/type'
+PAGE='wget -qO- http://10.6.0.2/'
+
+inside() {
+  local drop_in=~/.config/containers/containers.conf.d/wg4netns.conf before
+  cp "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf; chmod 600 ~/.config/wg4netns/*
+  if [ "$ENGINE" = trixie ]; then face=pasta; else face=slirp4netns; fi
+  before=$(helpers)
+  files >"$W/files.before"
+
+  step "one file and two links, and they say what else is needed"
+  capture "$WG4NETNS" drop-ins install; said
+  assert_status 0
+  assert_has "for rootlesskit" "--slirp4netns-binary=$HOME/.local/share/wg4netns/libexec/slirp4netns" "$OUT"
+  files >"$W/files.after"
+  assert_eq "files" "$drop_in
+$HOME/.local/share/wg4netns/libexec/pasta
+$HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "$W/files.after")"
+  capture podman info
+  assert_has "podman finds us" "wg4netns/libexec/$face" "$OUT"
+
+  step "nothing chosen: the engine's usual network, its bridge, its helpers, its build"
+  assert_eq "helpers" "$before" "$(helpers)"
+  capture podman run --rm busybox sh -c "$LINK"
+  assert_eq "an Ethernet device" 1 "$OUT"
+  no_processes || fail "a process of ours"
+  podman network create inner >/dev/null
+  capture podman run --rm --init --network inner busybox cat /sys/class/net/eth0/type; said
+  assert_status 0
+  build "FROM busybox" "RUN cat /proc/net/dev"; note "$(grep : "$W/build.log" | tr "\n" " ")"
+  "$WG4NETNS" ls >"$W/ls.out"
+  no_processes || fail "a process of ours"
+
+  if [ "$ENGINE" = trixie ]; then
+    step "pods and builds choose a tunnel"
+    podman pod create --name pod --network pasta:--wg-config,work >/dev/null
+    assert_eq "the page in a pod" "you are 10.6.0.1" "$(podman run --rm --pod pod busybox sh -c "$PAGE")"
+    podman pod rm --force --time 0 pod >/dev/null
+    wait_for "no process of ours to be left" 2 no_processes
+    build --network pasta:--wg-config,work "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'"
+    wait_for "no process of ours to be left" 2 no_processes
+  fi
+
+  step "with --config every container is in the tunnel, on the bridge and in a build, too"
+  capture "$WG4NETNS" drop-ins install --config absent
+  assert_status 3
+  "$WG4NETNS" drop-ins install --config work >"$W/install.out"
+  assert_eq "the page" "you are 10.6.0.1" "$(podman run --rm busybox sh -c "$PAGE")"
+  capture podman run --rm --network inner busybox sh -c "ls /sys/class/net; $PAGE"; said
+  assert_has "the page on the bridge" "you are 10.6.0.1" "$OUT"
+  # This build of podman 4 looks for slirp4netns on PATH alone, as `install` says.
+  [ "$ENGINE" = trixie ] || export PATH=$HOME/.local/share/wg4netns/libexec:$PATH
+  build "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'"
+  capture env WG4NETNS_CONFIG= podman run --rm busybox sh -c "$LINK"
+  assert_eq "none, if the caller says so" 1 "$OUT"
+  wait_for "no process of ours to be left" 3 no_processes
+
+  step "removed, all is as before, and choosing fails"
+  PATH=${PATH#"$HOME"/*libexec:}
+  "$WG4NETNS" drop-ins remove >"$W/remove.out"
+  files >"$W/files.after"
+  assert_eq "files" "" "$(comm -13 "$W/files.before" "$W/files.after" | sed '/networks/d')"
+  capture podman run --rm busybox sh -c "$LINK"
+  assert_eq "an Ethernet device" 1 "$OUT"
+  capture podman run --rm --network "pasta:--wg-config,work" busybox echo ran; said
+  [ "$STATUS" != 0 ] || fail "the container started"
+  assert_lacks "what the container says" ran "$OUT"
+}
+
+build() { # [FLAG VALUE] LINE…
+  local flags=()
+  case $1 in --*) flags=("$1" "$2"); shift 2 ;; esac
+  printf '%s\n' "$@" >"$W/Containerfile"
+  podman build --no-cache "${flags[@]}" --file "$W/Containerfile" "$W" >"$W/build.log" 2>&1 || fail "podman build"
+}
+# Every file of the user that podman does not write itself.
+files() { find ~/.config ~/.local/share \( -path '*/share/containers' -o -path '*/wg4netns/*.conf' \) -prune -o \( -type f -o -type l \) -print | sort; }
+# What podman says of the programs it calls, but for those whose place we take.
+helpers() { podman info | grep -E '^ *(path|networkBackend):' | grep -vi -E 'slirp4netns|pasta|passt|wg4netns'; }
+
+in_engine
+in_world "$@"
+need tun wg wireguard-go socat dnsmasq engines
+peer_world
+start_wireguard_go_peer
+our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
+chmod 644 "$W/wg0.conf"
+far_services
+in_engines

@@ -1,0 +1,72 @@
+#!/bin/bash
+# Published ports and DNS under podman: -p by pasta's flags, by rootlessport and by slirp4netns's API socket; names are asked of
+# the tunnel's server and of nobody else.
+#
+#   :host 18080 ── wg4netns's forwarder ── container's httpd        container: far.test? ── alias inside ── tunnel ── dnsmasq :peer
+#
+# needs: netns tun wg wireguard-go socat dnsmasq nft curl engines
+# timeout: 120
+# as: root
+. "$(dirname "$0")/lib.sh"
+
+inside() {
+  cp "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf; chmod 600 ~/.config/wg4netns/*
+  "$WG4NETNS" drop-ins install >"$W/install.out"
+  if [ "$ENGINE" = trixie ]; then
+    published pasta:--wg-config,work
+    step "pasta: a port that is taken fails the start"
+    capture podman run --rm --network pasta:--wg-config,work -p "18082:80" busybox echo ran
+    said
+    [ "$STATUS" != 0 ] || fail "it started"
+    assert_has "what is taken" "18082" "$ERR"
+  fi
+  export WG4NETNS_CONFIG=work
+  published slirp4netns
+  published slirp4netns:port_handler=slirp4netns
+}
+
+published() { # NETWORK
+  step "$1: names by the tunnel's server"
+  capture podman run --rm --network "$1" busybox sh -c 'cat /etc/resolv.conf /etc/hosts; nslookup far.test; wget -qO- http://far.test/'
+  said
+  assert_status 0
+  assert_has "the page by name" "you are 10.6.0.1" "$OUT"
+  case $1 in pasta*) assert_matches "its own entry in /etc/hosts" $'10.6.0.1\t[0-9a-f]{12}' "$OUT" ;; esac
+
+  step "$1: published ports answer"
+  podman run --detach --name web --network "$1" -p 18080:80 -p 127.0.0.1:18090-18091:90-91 -p 18053:5353/udp busybox sh -c '
+    echo hallo >/index.html; httpd -h /; httpd -h / -p 90; httpd -h / -p 91; exec sleep 1000' >/dev/null
+  start echo podman unshare nsenter --net="/proc/$(podman inspect -f '{{.State.Pid}}' web)/ns/net" perl -MIO::Socket::INET -e '
+    my $socket = IO::Socket::INET->new(Proto => "udp", LocalPort => 5353) or die; my $line;
+    while (defined $socket->recv($line, 1000)) { $socket->send($line) }'
+  wait_for "the page" 5 curl -sS -m 2 -o "$W/page.out" http://127.0.0.1:18080/
+  for port in 18080 18090 18091; do
+    assert_eq "the page at $port" hallo "$(curl -sS -m 5 "http://127.0.0.1:$port/")"
+  done
+  assert_eq "the page from elsewhere" hallo "$(curl -sS -m 5 "http://10.9.0.1:18080/")"
+  wait_for "the datagram" 5 datagram_comes_back
+  podman rm --force --time 0 web >/dev/null
+  wait_for "no process of ours to be left" 2 no_processes
+  not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/ 2>/dev/null || fail "the port still answers"
+}
+
+datagram_comes_back() {
+  local line
+  exec 7<>/dev/udp/127.0.0.1/18053
+  echo hallo >&7
+  # Not read, which takes a byte at a time and loses the rest of the datagram.
+  line=$(timeout 1 dd bs=100 count=1 <&7 2>/dev/null) && [ "$line" = hallo ]
+}
+
+in_engine
+in_world "$@"
+need tun wg wireguard-go socat dnsmasq nft curl engines
+peer_world
+start_wireguard_go_peer
+our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
+chmod 644 "$W/wg0.conf"
+far_services
+engine_canaries
+start taken socat TCP-LISTEN:18082,fork /dev/null
+in_engines
+assert_eq "packets of host that are not the tunnel's, questions to its name servers" 0 "$(canary_count sent)"

@@ -1,0 +1,71 @@
+#!/bin/bash
+# rootlesskit 1.1.0 and 2.0.2 with us in slirp4netns's place: the network of rootless Docker and nerdctl.
+#
+#   rootlesskit's child: curl ── tap0 ── wg4netns (as slirp4netns) :host ── h0 ═ p0 ── wireguard-go :peer ── page at 10.6.0.2
+#
+# needs: netns tun wg wireguard-go socat dnsmasq nft curl engines
+# timeout: 60
+# as: root
+. "$(dirname "$0")/lib.sh"
+
+inside() {
+  local flags=(--net=slirp4netns --disable-host-loopback --copy-up=/etc "--slirp4netns-binary=$W/faces/slirp4netns")
+  cp "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf; chmod 600 ~/.config/wg4netns/*
+  mkdir "$W/faces"; ln -s "$WG4NETNS" "$W/faces/slirp4netns"
+  note "$(rootlesskit --version)"
+
+  step "the page, by routes that carry the tunnel's MTU, whatever rootlesskit then sets"
+  export WG4NETNS_CONFIG=work
+  capture timeout 20 rootlesskit "${flags[@]}" sh -c 'cat /etc/resolv.conf /sys/class/net/tap0/mtu; ip route get 10.200.0.1; curl -sS -m 10 http://10.6.0.2/'
+  said
+  assert_status 0
+  assert_has "the page" "you are 10.6.0.1" "$OUT"
+  assert_has "rootlesskit's MTU" 65520 "$OUT"
+  assert_has "the route's MTU" "mtu 1420" "$OUT"
+  assert_has "the route's source" "src 10.6.0.1" "$OUT"
+  wait_for "no process of ours to be left" 2 no_processes
+
+  step "large transfers, both ways"
+  capture timeout 20 rootlesskit "${flags[@]}" sh -c 'iperf3 -c 10.6.0.2 -n 16M && iperf3 -c 10.6.0.2 -p 5202 -n 16M -R'
+  [ "$STATUS" = 0 ] || { said; fail "iperf3"; }
+
+  if rootlesskit --help | grep -q detach-netns; then
+    step "with a detached network namespace, for longer than a look takes"
+    capture timeout 20 rootlesskit "${flags[@]}" --detach-netns sh -c '
+      page() { nsenter -n"$ROOTLESSKIT_STATE_DIR/netns" curl -sS -m 10 http://10.6.0.2/; }
+      page && sleep 1.5 && page && cat "$ROOTLESSKIT_STATE_DIR/resolv.conf"'
+    said
+    assert_status 0
+    assert_has "the page, twice" "you are 10.6.0.1you are 10.6.0.1" "$OUT"
+    wait_for "no process of ours to be left" 2 no_processes
+
+    step "its pasta driver configures while we would: refused, and there is no network"
+    ln -s "$WG4NETNS" "$W/faces/pasta"
+    capture timeout 20 rootlesskit --net=pasta "--pasta-binary=$W/faces/pasta" --port-driver=none --copy-up=/etc sh -c 'curl -sS -m 2 http://10.6.0.2/'
+    said
+    [ "$STATUS" != 0 ] || fail "a page"
+  fi
+
+  step "a configuration that is not there fails the start"
+  WG4NETNS_CONFIG=absent capture timeout 20 rootlesskit "${flags[@]}" echo ran
+  [ "$STATUS" != 0 ] || fail "it started"
+  assert_lacks "what the command says" ran "$OUT"
+
+  step "none chosen: the real slirp4netns"
+  unset WG4NETNS_CONFIG
+  capture timeout 20 rootlesskit "${flags[@]}" cat /sys/class/net/tap0/type
+  assert_eq "an Ethernet device" 1 "$OUT"
+  no_processes || fail "a process of ours"
+}
+
+in_engine
+in_world "$@"
+need tun wg wireguard-go socat dnsmasq nft curl iperf3 engines
+peer_world
+start_wireguard_go_peer
+our_conf "$W/wg0.conf" "DNS = 10.6.0.2" -- "AllowedIPs = 0.0.0.0/0, ::/0"
+chmod 644 "$W/wg0.conf"
+far_services
+start iperf on peer iperf3 -s -B 10.6.0.2
+start iperf-back on peer iperf3 -s -B 10.6.0.2 -p 5202
+in_engines

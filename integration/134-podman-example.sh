@@ -1,0 +1,56 @@
+#!/bin/bash
+# podman-example/ as it stands: up.sh with a peer on this machine, down.sh, nothing left; and the user unit
+# contrib/systemd/wg4netns@.service, started as a service manager would, brings the network of a container back.
+#
+#   container: wget ── wg0 ── wg4netns ── 127.0.0.1 ── wg4netns demo --peer (boringtun)
+#
+# needs: netns tun perl engines
+# timeout: 60
+# as: root
+. "$(dirname "$0")/lib.sh"
+
+inside() {
+  local example=$SHARED/podman-example notified pid
+  export PATH=$PATH:$SHARED/bin
+  step "up.sh"
+  capture env IMAGE=localhost/busybox "$example/up.sh"
+  said
+  assert_status 0
+  assert_has "nothing but the tunnel" "its links: lo wg0" "$OUT"
+  assert_has "the page of the peer" "boringtun" "$OUT"
+  capture env IMAGE=localhost/busybox "$example/up.sh"
+  assert_status 1
+
+  step "the user unit attaches to it again after a kill, and tells the service manager"
+  for pid in $(our_processes); do
+    case $(tr '\0' ' ' </proc/"$pid"/cmdline) in *attach*) kill -9 "$pid"; wait_for "the helper's end" 2 gone "$pid" ;; esac
+  done
+  assert_eq "links" "lo" "$(podman exec wg4netns-example ls /sys/class/net)"
+  cp ~/.config/wg4netns/example.conf ~/.config/wg4netns/wg4netns-example.conf
+  # shellcheck disable=SC2016
+  start notified perl -MIO::Socket::UNIX -MSocket -e '$| = 1;
+    my $s = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Local => $ARGV[0]) or die; while (1) { $s->recv(my $m, 4096); print $m }' "$W/notify"
+  notified=$W/notified.log
+  wait_for "the socket" 5 test -S "$W/notify"
+  unit=$(sed -n 's/^ExecStart=//p' "$SHARED/wg4netns@.service" | sed 's/%i/wg4netns-example/g')
+  start unit env "NOTIFY_SOCKET=$W/notify" bash -c "exec $unit"; pid=$STARTED
+  wait_for "READY=1" 10 grep -q READY=1 "$notified"
+  assert_has "from the process that the manager started" "MAINPID=$pid" "$(cat "$notified")"
+  assert_has "the page of the peer" "boringtun" "$(podman exec wg4netns-example wget -qO- http://demo.wg4netns/)"
+
+  step "down.sh: nothing is left, and the unit's process ends well"
+  "$example/down.sh"
+  wait_for "the unit's end" 3 gone "$pid"
+  wait "$pid" || fail "the unit's process ended with $?"
+  wait_for "no process of ours to be left" 3 no_processes
+  assert_eq "files of the example" "" "$(find "$XDG_RUNTIME_DIR/wg4netns" ~/.config/wg4netns -name 'example*')"
+}
+
+in_engine
+in_world "$@"
+need tun perl engines
+root=$INTEGRATION/..
+[ -d "$root/podman-example" ] || root=$INTEGRATION
+cp -r "$root/podman-example" "$W/"; cp "$root/contrib/systemd/wg4netns@.service" "$W/"
+mkdir "$W/bin"; ln -s "$WG4NETNS" "$W/bin/wg4netns"
+in_engines

@@ -1,0 +1,226 @@
+# shellcheck shell=bash
+# Group C: the network between us and the peer.
+
+# What a fault that failed half-way may have left broken.
+mend_network() {
+  local kind
+  for kind in unreachable prohibit blackhole; do ip route del "$kind" 10.9.0.2 || true; done
+  nft delete table inet wall || true; tc qdisc del dev h0 root || true
+  ip link set h0 mtu 1500 up || true; on peer ip link set p0 mtu 1500 || true
+  ip addr replace 10.9.0.1/24 dev h0 || true; ip addr del 10.9.0.11/24 dev h0 || true
+  ip addr replace fd09::1/64 dev h0 nodad || true; on peer ip addr replace fd09::2/64 dev p0 nodad || true
+  umount "$(realpath /etc/hosts)" || true
+}
+
+covered C1 "endpoints roam, names come late and change, sources vanish" 050-endpoints
+covered C1b "both ends roam" 051-roaming
+covered C5 "30 % loss each way: handshake and TCP" 073-loss-30
+covered C10 "the peer restarts with an empty memory" 074-peer-restart
+covered C10b "an outage of five minutes" 076-outage
+
+# --- what the kernel says: injected into system calls, a second long -----------------------------------------------
+
+# call_fails CALL ERRNO: it fails whenever one of our threads makes it, for a second; then all is well within one more.
+call_fails() {
+  fresh
+  start strace strace -f -qq -o "$W/strace" -e trace="$1" -e inject="$1:error=$2" -p "$OURS"
+  wait_for "the tracer" 5 sh -c "grep -q '^TracerPid:[^0-9]*[1-9]' /proc/$OURS/status"
+  in_target ping -c 20 -i 0.04 -W 0.2 -q 10.6.0.2 >/dev/null || true
+  grep -q INJECTED "$W/strace" || fail "nothing was injected: the fault is not real"
+  lives
+  kill "$STARTED"; wait_for "the tracer's end" 3 gone "$STARTED"
+  recovers 1
+  tell "$(grep -c INJECTED "$W/strace") calls failed"
+}
+for errno in ENETUNREACH EHOSTUNREACH EPERM EACCES EINVAL EMSGSIZE ENOBUFS ENOMEM ECONNREFUSED EIO ENETDOWN; do
+  fault "C4s" "sending fails: $errno" "counted, answers ≤ 1 s after" call_fails sendmsg "$errno"
+done
+for errno in ECONNREFUSED ENOMEM ENOBUFS EHOSTUNREACH ENETDOWN EINTR; do
+  fault "C4r" "receiving fails: $errno" "counted, answers ≤ 1 s after" call_fails recvmmsg "$errno"
+done
+for errno in EIO EAGAIN ENOMEM EINTR; do
+  fault "C4t" "reading the TUN fails: $errno" "counted, answers ≤ 1 s after" call_fails preadv2 "$errno"
+done
+for errno in EIO EINVAL ENOBUFS EAGAIN ENOMEM; do
+  fault "C4w" "writing the TUN fails: $errno" "counted, answers ≤ 1 s after" call_fails writev "$errno"
+done
+
+# --- the same, by what the host's network does ---------------------------------------------------------------------
+
+# host_network 'BROKEN' 'MENDED'
+host_network() {
+  fresh
+  bash -c "$1"
+  not in_target ping -c 20 -i 0.04 -W 0.2 -q 10.6.0.2 >/dev/null || fail "an answer came: the fault is not real"
+  lives
+  bash -c "$2"
+  recovers 1
+}
+fault C2a "the host's link is down for a second" "answers ≤ 1 s after" host_network 'ip link set h0 down' 'ip link set h0 up; ip addr replace fd09::1/64 dev h0 nodad'
+# A running session keeps to the interface its peer's last datagram came by; so these meet a tunnel that begins.
+begins_without_route() { # KIND
+  hostile_target
+  ip route add "$1" 10.9.0.2
+  attach
+  not in_target ping -c 5 -i 0.04 -W 0.2 -q 10.6.0.2 >/dev/null || fail "an answer came: the fault is not real"
+  lives
+  ip route del "$1" 10.9.0.2
+  recovers 7
+}
+fault C2b "the host's route is unreachable when the tunnel begins" "answers with the next try, ≤ 6 s" begins_without_route unreachable
+fault C2c "the host's route is prohibited when the tunnel begins" "answers with the next try, ≤ 6 s" begins_without_route prohibit
+fault C2d "the host's route is a black hole when the tunnel begins" "answers with the next try, ≤ 6 s" begins_without_route blackhole
+fault C2e "a firewall drops what we send" "answers ≤ 1 s after" host_network \
+  'nft add table inet wall; nft "add chain inet wall out { type filter hook output priority 0; }"; nft add rule inet wall out udp dport 51820 drop' 'nft delete table inet wall'
+fault C2f "a firewall drops what comes" "answers ≤ 1 s after" host_network \
+  'nft add table inet wall; nft "add chain inet wall in { type filter hook input priority 0; }"; nft add rule inet wall in udp sport 51820 drop' 'nft delete table inet wall'
+fault C2g "the source address is taken away, another is there" "answers ≤ 1 s after" source_removed
+source_removed() {
+  fresh
+  ip addr add 10.9.0.11/24 dev h0; ip addr del 10.9.0.1/24 dev h0; ip addr replace 10.9.0.11/24 dev h0
+  recovers 1
+  ip addr add 10.9.0.1/24 dev h0; ip addr del 10.9.0.11/24 dev h0; ip addr replace 10.9.0.1/24 dev h0
+  recovers 1
+}
+fault C2h "the link to the peer is slow: 1 Mbit/s, a queue of 20 ms" "lives, answers" slow_link
+slow_link() {
+  fresh
+  tc qdisc add dev h0 root tbf rate 1mbit burst 4kb latency 20ms
+  in_target timeout 2 ping -f -s 1300 -q 10.6.0.2 >/dev/null || true
+  lives
+  tc qdisc del dev h0 root
+  recovers 1
+}
+fault C3 "the endpoint's name does not resolve, then does" "starts all the same, answers ≤ 35 s" late_name
+late_name() {
+  hostile_target
+  # A resolver that is down is one that refuses; the name is then put where it is asked first.
+  cp /etc/hosts "$W/hosts"; mount --bind "$W/hosts" "$(realpath /etc/hosts)"
+  our_conf "$W/named.conf" -- "Endpoint = far.test:51820" "PersistentKeepalive = 1"
+  ours wg0 --netns-pid "$TARGET" --config "$W/named.conf" --name wg0
+  not answer >/dev/null 2>&1 || fail "an answer without a name"
+  echo '10.9.0.2 far.test' >>"$W/hosts"
+  recovers 35
+  umount "$(realpath /etc/hosts)"
+}
+
+# --- the wire: a seeded relay between us and the peer --------------------------------------------------------------
+
+# wire FAULT…: through the relay with these faults a handshake comes about and 200 kB come through TCP whole.
+wire() {
+  hostile_target
+  start relay nsenter --net=/run/netns/peer -- "$FAULTS/relay" "$SEED" 10.9.0.2:51999 "$@"
+  wait_for "the relay" 5 grep -q relaying "$W/relay.log"
+  our_conf "$W/relayed.conf" -- "Endpoint = 10.9.0.2:51999"
+  ours wg0 --netns-pid "$TARGET" --config "$W/relayed.conf" --name wg0
+  wait_for "an answer" 30 in_target ping -c 1 -W 1 10.6.0.2; recovery "$WAITED_MS"
+  head -c 200000 /dev/urandom >"$W/sent"; rm -f "$W/received"
+  start sink nsenter --net=/run/netns/peer -- socat -u TCP-LISTEN:7000,bind=10.6.0.2,reuseaddr "OPEN:$W/received,creat,trunc"
+  local sink=$STARTED
+  wait_for "the sink" 5 on peer sh -c 'ss -Hltn | grep -q :7000'
+  in_target timeout 60 socat -u "OPEN:$W/sent" TCP:10.6.0.2:7000,connect-timeout=30 || fail "TCP did not complete"
+  wait_for "the sink to have all" 60 gone "$sink"
+  cmp "$W/sent" "$W/received" || fail "what arrived is not what was sent"
+  connections_close
+}
+fault C5a "a wire that loses 1 %" "TCP whole" wire loss=1
+fault C5b "a wire that loses 5 %" "TCP whole" wire loss=5
+fault C5c "a wire that delivers 10 % twice" "TCP whole" wire dup=10
+fault C5d "a wire that reorders 20 %" "TCP whole" wire reorder=20
+fault C5e "a wire that flips a bit in 2 %" "TCP whole" wire corrupt=2
+fault C5f "a wire of 100 ms each way" "TCP whole" wire delay=100
+fault C5g "a wire that loses bursts of 20" "TCP whole" wire burst=20
+fault C5h "a wire that does all of it" "TCP whole" wire loss=1 dup=5 reorder=10 corrupt=1 delay=10
+fault C6a "a black hole for datagrams over 1320 bytes, an MTU to match" "full packets pass" black_hole
+black_hole() {
+  hostile_target
+  start relay nsenter --net=/run/netns/peer -- "$FAULTS/relay" "$SEED" 10.9.0.2:51999 cut=1320
+  wait_for "the relay" 5 grep -q relaying "$W/relay.log"
+  our_conf "$W/relayed.conf" "MTU = 1280" -- "Endpoint = 10.9.0.2:51999"
+  ours wg0 --netns-pid "$TARGET" --config "$W/relayed.conf" --name wg0
+  talks
+  in_target ping -c 3 -i 0.05 -s 1252 -W 1 10.6.0.2 >/dev/null || fail "packets of the MTU are lost"
+}
+# narrow MTU: the way out is narrower than a datagram of a full packet; it is fragmented, and goodput does not collapse.
+narrow() {
+  fresh
+  ip link set h0 mtu "$1"; on peer ip link set p0 mtu "$1"
+  in_target ping -c 3 -i 0.05 -s 1392 -W 1 10.6.0.2 >/dev/null || fail "full packets are lost"
+  start sink nsenter --net=/run/netns/peer -- socat -u TCP-LISTEN:7000,bind=10.6.0.2,reuseaddr "OPEN:/dev/null"
+  local sink=$STARTED begin
+  wait_for "the sink" 5 on peer sh -c 'ss -Hltn | grep -q :7000'
+  begin=$(now_ms)
+  in_target sh -c 'head -c 3000000 /dev/zero | timeout 20 socat -u - TCP:10.6.0.2:7000' || fail "TCP did not complete"
+  wait_for "the sink to have all" 20 gone "$sink"
+  tell "3 MB in $(($(now_ms) - begin)) ms"
+  [ $(($(now_ms) - begin)) -le 8000 ] || fail "3 MB took $(($(now_ms) - begin)) ms"
+  connections_close
+  ip link set h0 mtu 1500; on peer ip link set p0 mtu 1500
+  ip addr replace fd09::1/64 dev h0 nodad; on peer ip addr replace fd09::2/64 dev p0 nodad
+  recovers 1
+}
+fault C6b "the outer MTU is 1280 of a sudden" "fragments, does not collapse" narrow 1280
+fault C6c "the outer MTU is 576 of a sudden" "fragments, does not collapse" narrow 576
+
+# --- hostile datagrams ---------------------------------------------------------------------------------------------
+
+fault C7 "every malformed datagram: all lengths, types, truncations" "silence, memory ≤ 1 MB more" malformed
+malformed() {
+  fresh
+  local port before sent back; port=$("$WG4NETNS" show wg0 listen-port); before=$(resident)
+  read -r sent back <<<"$(on peer "$FAULTS/junk" "$SEED" "$port")"
+  assert_eq "answers" 0 "$back"
+  lives
+  [ $(($(resident) - before)) -le 1024 ] || fail "resident memory grew by $(($(resident) - before)) kB"
+  recovers 1
+  tell "$sent datagrams, $back answers"
+}
+fault C9 "a recorded handshake and its data, replayed from elsewhere" "nothing moves, nothing counts" replayed
+replayed() {
+  hostile_target
+  start record tcpdump -i h0 -U --immediate-mode -w "$W/record.pcap" udp port 51820
+  local record=$STARTED shown sent back before
+  wait_for "the recorder" 5 grep -q listening "$W/record.log"
+  attach; talks
+  in_target ping -c 5 -i 0.02 -s 500 -W 1 -q 10.6.0.2 >/dev/null
+  kill "$record"; wait_for "the recorder's end" 3 gone "$record"
+  kill "$(pgrep -f "$FAULTS/babble" | head -n 1)" 2>/dev/null || true
+  shown=$("$WG4NETNS" show wg0 endpoints)
+  received() { "$WG4NETNS" show wg0 transfer | cut -f 2; }
+  before=$(received)
+  read -r sent back <<<"$(on peer "$FAULTS/replay" "$W/record.pcap" "$("$WG4NETNS" show wg0 listen-port)")"
+  [ "$sent" -ge 5 ] || fail "only $sent datagrams were recorded"
+  assert_eq "answers to a replay" 0 "$back"
+  assert_eq "the endpoint" "$shown" "$("$WG4NETNS" show wg0 endpoints)"
+  [ $(($(received) - before)) -le 1000 ] || fail "$(($(received) - before)) replayed bytes counted"
+  recovers 1
+  tell "$sent datagrams, $back answers"
+}
+fault C11 "peers come and go while there is traffic" "no packet lost" peers_churn
+peers_churn() {
+  fresh
+  in_target ping -i 0.02 -c 100 -W 1 -q 10.6.0.2 >"$W/ping.out" & local pings=$!
+  local n other; other=$(wg genkey | wg pubkey)
+  for ((n = 0; n < $(how_many 40 400); n++)); do
+    "$WG4NETNS" set wg0 peer "$other" allowed-ips "10.7.$((n % 250)).0/24" persistent-keepalive 1
+    "$WG4NETNS" set wg0 peer "$other" remove
+  done
+  wait "$pings" || fail "the pings failed"
+  assert_has "the pings" " 0% packet loss" "$(cat "$W/ping.out")"
+}
+fault C12 "the listen port is in use" "exit 6, names it, target untouched" port_in_use
+port_in_use() {
+  hostile_target
+  start holder socat -u UDP4-RECV:51888 /dev/null
+  wait_for "the port to be taken" 5 sh -c "ss -Hlun | grep -q :51888"
+  our_conf "$W/port.conf" "ListenPort = 51888"
+  refuses 6 51888 "$WG4NETNS" --netns-pid "$TARGET" --config "$W/port.conf"
+  nothing_made "a port in use"
+}
+fault C13 "the listen port is changed under traffic" "answers ≤ 1 s" port_changed
+port_changed() {
+  fresh
+  "$WG4NETNS" set wg0 listen-port 51877
+  recovers 1
+  assert_eq "the port" 51877 "$("$WG4NETNS" show wg0 listen-port)"
+}
