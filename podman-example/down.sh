@@ -1,0 +1,15 @@
+#!/bin/sh
+# Takes back what up.sh did: the container, its unit, the configuration, and the peer if one was started.
+set -eu
+name=wg4netns-example
+run=${XDG_RUNTIME_DIR:?a rootless podman needs it}/wg4netns
+configs=${XDG_CONFIG_HOME:-$HOME/.config}
+
+if [ -e "$configs/containers/systemd/$name.container" ]; then
+  systemctl --user stop "$name.service" || true
+  rm "$configs/containers/systemd/$name.container"
+  systemctl --user daemon-reload
+fi
+podman rm --force --time 0 --ignore "$name" >/dev/null
+if [ -e "$run/example-peer.pid" ]; then kill "$(cat "$run/example-peer.pid")" 2>/dev/null || true; fi
+rm -rf "$run/example.hooks.d" "$run/example-peer.pid" "$run/example-peer.log" "$configs/wg4netns/example.conf"
