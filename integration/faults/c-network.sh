@@ -178,7 +178,7 @@ malformed() {
 fault C9 "a recorded handshake and its data, replayed from elsewhere" "nothing moves, nothing counts" replayed
 replayed() {
   hostile_target
-  start record tcpdump -i h0 -U --immediate-mode -w "$W/record.pcap" udp port 51820
+  start record "$FAULTS/capture" "$W/record.pcap" h0
   local record=$STARTED shown sent back before
   wait_for "the recorder" 5 grep -q listening "$W/record.log"
   attach; talks
