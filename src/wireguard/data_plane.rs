@@ -57,9 +57,14 @@ impl DataPlane {
         }
     }
 
-    /// Sets what is called when the control half has something to do; it is called by any data thread.
+    /// Sets what is called when the control half has something to do; it is called by any data thread, and at once if
+    /// there is something already: a peer that is in the queue wakes nobody again.
     pub fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) {
-        *lock(&self.waker) = Some(waker.into());
+        let waker: Arc<dyn Fn() + Send + Sync> = waker.into();
+        *lock(&self.waker) = Some(Arc::clone(&waker));
+        if !lock(&self.notices).is_empty() {
+            waker();
+        }
     }
 
     /// The link's MTU: padding never goes beyond it.
@@ -253,6 +258,20 @@ impl DropReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::SystemEntropy;
+    use crate::key::PublicKey;
+    use crate::wireguard::index_table::IndexTable;
+
+    #[test]
+    fn packets_before_the_control_task_listens_do_not_leave_the_tunnel_dead() {
+        let data_plane = DataPlane::new(Arc::clone(IndexTable::new(&mut SystemEntropy::new()).shared()));
+        let peer = Arc::new(Peer::new(0, PublicKey::from_bytes([1; 32])));
+        data_plane.notify(&peer, Notice::HandshakeWanted);
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        data_plane.set_waker(Box::new(move || drop(count.fetch_add(1, Ordering::Relaxed))));
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "nobody will ever look at the notice");
+    }
 
     #[test]
     fn every_drop_reason_has_its_place_and_its_own_name() {
