@@ -71,7 +71,7 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
   PATH=${PATH#"$HOME"/*libexec:}
   "$WG4NETNS" drop-ins remove >"$W/remove.out"
   files >"$W/files.after"
-  assert_eq "files" "" "$(comm -13 "$W/files.before" "$W/files.after" | sed '/networks/d')"
+  assert_eq "files" "" "$(comm -13 "$W/files.before" "$W/files.after" | sed -E '/networks|cni/d')"
   capture podman run --rm busybox sh -c "$LINK"
   assert_eq "an Ethernet device" 1 "$OUT"
   capture podman run --rm --network "pasta:--wg-config,work" busybox echo ran; said
