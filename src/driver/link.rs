@@ -186,7 +186,7 @@ impl Link {
         self.offloads
     }
 
-    /// The interface's name as it is now; MTU and state are told by the rtnetlink socket only.
+    /// The interface's name as it is now; MTU and state are told by an rtnetlink socket only.
     ///
     /// # Errors
     /// [`TunError::Detached`] once the interface is deleted.

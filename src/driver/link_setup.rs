@@ -17,7 +17,9 @@ use nix::errno::Errno;
 use super::command::NetworkPlan;
 use super::namespace_child::{ChildRequest, SetupError, SetupWarning};
 use super::veth;
-use crate::sys::netlink::{LinkSetting, LinkState, Netlink, NetlinkError, Route};
+use crate::sys::netlink::{
+    LinkSetting, LinkState, Netlink, NetlinkError, News, Route, RtnetlinkSockets, Topics,
+};
 use crate::sys::os_error::OsError;
 use crate::sys::sysctl::{self, Ipv6Setting};
 use crate::sys::tun::{self, TunError};
@@ -38,13 +40,17 @@ const MAX_RUN_BYTES: u32 = 65_507;
 /// Bytes that encryption adds to each packet.
 const OVERHEAD: u32 = 32;
 
+/// Datagrams about our own work: one for each setting, address and route is what the socket's queue can hold. Somebody
+/// else's must not keep us here.
+const MAX_FORGOTTEN: usize = 10_000;
+
 /// An interface, made and configured.
 #[derive(Debug)]
 pub struct MadeLink {
     /// One descriptor a queue.
     pub queues: Vec<OwnedFd>,
-    /// Hears what changes from here on.
-    pub listening: Netlink,
+    /// One hears what changes from here on.
+    pub rtnetlink: RtnetlinkSockets,
     /// As it is now.
     pub state: LinkState,
     /// What could not be done, and need not.
@@ -77,7 +83,7 @@ pub fn make(request: &ChildRequest) -> Result<MadeLink, SetupError> {
         }
         other => other.map_err(SetupError::Tun)?,
     };
-    let mut listening = Netlink::open_listening().map_err(SetupError::Netlink)?;
+    let mut news = News::open(Topics::Interfaces).map_err(SetupError::Netlink)?;
     let find = |netlink: &mut Netlink| {
         netlink.link_named(name).map_err(SetupError::Netlink)?.ok_or(SetupError::Disappeared)
     };
@@ -89,9 +95,14 @@ pub fn make(request: &ChildRequest) -> Result<MadeLink, SetupError> {
     if !request.bare {
         warnings.extend(configure(&mut netlink, &link, &request.network).map_err(SetupError::Netlink)?);
     }
-    while listening.next_event().is_ok_and(|event| event.is_some()) {}
+    for _ in 0..MAX_FORGOTTEN {
+        if !news.hear(|_our_own_work| ()).is_ok_and(|heard| heard) {
+            break;
+        }
+    }
     let state = find(&mut netlink)?;
-    Ok(MadeLink { queues, listening, state, warnings })
+    let rtnetlink = RtnetlinkSockets { requests: netlink.into_fd(), news: news.into_fd() };
+    Ok(MadeLink { queues, rtnetlink, state, warnings })
 }
 
 /// The same interface by other means. If those are not there either, it is the TUN that is missing.

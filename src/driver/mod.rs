@@ -17,6 +17,7 @@ pub mod lifetime;
 pub mod link;
 pub mod link_setup;
 pub mod link_watch;
+pub mod log_limit;
 pub mod logging;
 pub mod mtu;
 pub mod namespace_child;

@@ -3,7 +3,7 @@
 //! # Theory of operation
 //! The child is this same program, executed anew (so it has one thread and no key in its memory), with one end of an
 //! unnamed socket pair as its standard input. One record goes there: what to make, and the namespaces to make it in.
-//! One record comes back: what was made, with one descriptor for each queue and an rtnetlink socket; or why not. Then
+//! One record comes back: what was made, with one descriptor for each queue and two rtnetlink sockets; or why not. Then
 //! the child is gone. Nothing it sends is believed before it is checked, because it worked where others have a say.
 //!
 //! [`spawn`] blocks, for at most [`DEADLINE`]. Call it from the main thread: the child dies with the thread that
@@ -29,7 +29,7 @@ use super::socket_factory::SocketsRequest;
 use super::target::OpenTarget;
 use crate::sys::fd_passing;
 use crate::sys::namespace::NamespaceKind;
-use crate::sys::netlink::{LinkState, Netlink, NetlinkError};
+use crate::sys::netlink::{LinkState, Netlink, NetlinkError, News, RtnetlinkSockets};
 use crate::sys::null_device;
 use crate::sys::os_error::OsError;
 use crate::sys::packet_socket;
@@ -87,8 +87,8 @@ pub struct ChildRequest {
 pub struct ChildHandover {
     /// One descriptor a queue, non-blocking.
     pub tun: Vec<OwnedFd>,
-    /// Hears changes of links and addresses in the namespace; pins it, as `tun` does. See [`Netlink::adopt`].
-    pub rtnetlink: OwnedFd,
+    /// One hears changes of links and addresses in the namespace, one makes some; they pin it, as `tun` does.
+    pub rtnetlink: RtnetlinkSockets,
     /// The interface's name.
     pub interface: String,
     /// The interface's index in its namespace.
@@ -300,7 +300,7 @@ pub enum HandoverFault {
     /// A queue of another interface, or of another kind.
     #[error("a queue of the wrong interface, `{0}`")]
     WrongInterface(String),
-    /// The last descriptor is something else.
+    /// One of the last two descriptors is something else.
     #[error("no rtnetlink socket")]
     Rtnetlink,
 }
@@ -327,7 +327,7 @@ pub(crate) enum Work {
     Sockets(SocketsRequest),
 }
 
-/// The record that comes back: what was made, with `queues` + 1 descriptors; or why not, with none.
+/// The record that comes back: what was made, with `queues` + 2 descriptors; or why not, with none.
 pub(crate) type Reply = Result<Made, SetupError>;
 
 /// What was made.
@@ -342,9 +342,9 @@ pub(crate) struct Made {
 impl Made {
     /// What to send of an interface, and which descriptors with it.
     pub(crate) fn describe(link: &MadeLink) -> (Self, Vec<BorrowedFd<'_>>) {
-        let MadeLink { queues, listening, state, warnings } = link;
+        let MadeLink { queues, rtnetlink, state, warnings } = link;
         let mut fds: Vec<_> = queues.iter().map(AsFd::as_fd).collect();
-        fds.push(listening.as_fd());
+        fds.extend([rtnetlink.requests.as_fd(), rtnetlink.news.as_fd()]);
         let made = Self { ifindex: state.index, mtu: state.mtu, up: state.up, warnings: warnings.clone() };
         (made, fds)
     }
@@ -453,11 +453,14 @@ pub(crate) fn accept(
     Ok(ChildHandover { tun, rtnetlink, interface, ifindex, mtu, up, warnings })
 }
 
-/// Exactly the queues of exactly the interface that was asked for, and an rtnetlink socket.
-fn verify(mut fds: Vec<OwnedFd>, request: &ChildRequest) -> Result<(Vec<OwnedFd>, OwnedFd), HandoverFault> {
-    let wanted = usize::from(request.queues.max(1)) + 1;
-    let got = fds.len();
-    let (true, Some(rtnetlink)) = (got == wanted, fds.pop()) else {
+/// Exactly the queues of exactly the interface that was asked for, and two rtnetlink sockets.
+fn verify(
+    mut fds: Vec<OwnedFd>,
+    request: &ChildRequest,
+) -> Result<(Vec<OwnedFd>, RtnetlinkSockets), HandoverFault> {
+    let queues = usize::from(request.queues.max(1));
+    let (wanted, got) = (queues + 2, fds.len());
+    let (true, Some(news), Some(requests)) = (got == wanted, fds.pop(), fds.pop()) else {
         return Err(HandoverFault::Count { got, wanted });
     };
     for fd in &fds {
@@ -470,8 +473,9 @@ fn verify(mut fds: Vec<OwnedFd>, request: &ChildRequest) -> Result<(Vec<OwnedFd>
             return Err(HandoverFault::WrongInterface(interface.name));
         }
     }
-    let rtnetlink = Netlink::adopt(rtnetlink).map_err(|_other| HandoverFault::Rtnetlink)?;
-    Ok((fds, rtnetlink.into_fd()))
+    let news = News::adopt(news).map_err(|_other| HandoverFault::Rtnetlink)?.into_fd();
+    let requests = Netlink::adopt(requests).map_err(|_other| HandoverFault::Rtnetlink)?.into_fd();
+    Ok((fds, RtnetlinkSockets { requests, news }))
 }
 
 /// No child outlives its use, and none stays a zombie.

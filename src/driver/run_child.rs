@@ -218,7 +218,7 @@ pub(crate) struct Make {
 pub(crate) enum FromChild {
     /// It is in its namespaces and waits for its users to be mapped.
     Unshared,
-    /// Everything is ready; with the queues and the rtnetlink socket.
+    /// Everything is ready; with the queues and the rtnetlink sockets.
     Made { made: Made, warnings: Vec<PrivateEtcWarning> },
     /// It cannot.
     Failed(RunSetupError),

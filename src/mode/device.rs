@@ -27,7 +27,7 @@ use crate::driver::tunnel::TunnelError;
 use crate::driver::uapi_server::Access;
 use crate::driver::uapi_socket::SocketGuard;
 use crate::driver::udp::UdpPort;
-use crate::sys::netlink::Netlink;
+use crate::sys::netlink::{Netlink, News, RtnetlinkSockets, Topics};
 use crate::sys::signals::SignalQueue;
 use crate::sys::tun;
 
@@ -132,15 +132,19 @@ fn make_interface(name: &InterfaceName) -> Result<Interface, StartError> {
         debug!("{warning}");
     }
     let queue = made.queues.into_iter().next().expect("an interface has at least one queue");
-    Interface::over(queue, made.state, Some(made.listening.into_fd()))
+    Interface::over(queue, made.state, Some(made.rtnetlink))
 }
 
 /// Takes over a TUN that was passed, and follows its interface if that is in our namespace.
 fn passed_interface(queue: OwnedFd) -> Result<Interface, StartError> {
     let name = tun::inspect(queue.as_fd())?.name;
-    let mut netlink = Netlink::open_listening().map_err(TunnelError::from)?;
+    let news = News::open(Topics::Interfaces).map_err(TunnelError::from)?;
+    let mut netlink = Netlink::open().map_err(TunnelError::from)?;
     match netlink.link_named(&name).map_err(TunnelError::from)? {
-        Some(state) => Interface::over(queue, state, Some(netlink.into_fd())),
+        Some(state) => {
+            let sockets = RtnetlinkSockets { requests: netlink.into_fd(), news: news.into_fd() };
+            Interface::over(queue, state, Some(sockets))
+        }
         None => Interface::from_tun(queue, start::DEFAULT_MTU),
     }
 }

@@ -39,7 +39,7 @@ use crate::driver::tunnel::{Established, NoHandshake, TunnelEnd, TunnelError, Tu
 use crate::driver::uapi_socket::{SocketGuard, UapiSocketError, bind_socket};
 use crate::driver::udp::UdpPort;
 use crate::key::PublicKey;
-use crate::sys::netlink::LinkState;
+use crate::sys::netlink::{LinkState, RtnetlinkSockets};
 use crate::sys::os_error::OsError;
 use crate::sys::sandbox::{self, MissingLayer, Policy, Role, Sandbox};
 use crate::sys::secret_memory;
@@ -410,7 +410,7 @@ pub(super) struct Interface {
     link: Link,
     link_shutdown: Arc<Shutdown>,
     state: LinkState,
-    rtnetlink: Option<OwnedFd>,
+    rtnetlink: Option<RtnetlinkSockets>,
 }
 
 impl Interface {
@@ -432,11 +432,11 @@ impl Interface {
         Self::over(queue, state, None)
     }
 
-    /// A queue, what is known of its interface, and the socket that tells its changes.
+    /// A queue, what is known of its interface, and the sockets that tell and make its changes.
     pub(super) fn over(
         queue: OwnedFd,
         state: LinkState,
-        rtnetlink: Option<OwnedFd>,
+        rtnetlink: Option<RtnetlinkSockets>,
     ) -> Result<Self, StartError> {
         let link_shutdown = Shutdown::new()?;
         let link = Link::from_queue(queue, Arc::clone(&link_shutdown))?;

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::clock::BootTimer;
-use super::netlink::Netlink;
+use super::netlink::News;
 use super::pidfd::PidFd;
 use super::signals::SignalQueue;
 
@@ -27,8 +27,8 @@ unsafe impl OwnsDescriptor for File {}
 unsafe impl OwnsDescriptor for PidFd {}
 // SAFETY: a `BootTimer` owns one timer descriptor and never changes it.
 unsafe impl OwnsDescriptor for BootTimer {}
-// SAFETY: a `Netlink` owns one `OwnedFd` and never changes it.
-unsafe impl OwnsDescriptor for Netlink {}
+// SAFETY: a `News` owns one `OwnedFd` and never changes it.
+unsafe impl OwnsDescriptor for News {}
 // SAFETY: a `SignalQueue` owns one `SignalFd`, which owns one `OwnedFd`.
 unsafe impl OwnsDescriptor for SignalQueue {}
 // SAFETY: an `Inotify` owns one `OwnedFd` and never changes it.

@@ -9,6 +9,8 @@ pub mod fd_passing;
 pub mod file_label;
 pub mod fork;
 pub mod inode;
+#[cfg(test)]
+pub(crate) mod inside;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

@@ -1,14 +1,12 @@
 //! The namespace child: an interface in somebody else's namespace, and each way to be refused.
 
-use std::os::fd::AsFd;
-
 use wg4netns::driver::command::NetworkPlan;
 use wg4netns::driver::failure::FailureClass;
 use wg4netns::driver::link::{Link, LinkError, ReadOutcome, Shutdown};
 use wg4netns::driver::namespace_child::{ChildError, ChildHandover, ChildRequest, SetupWarning, spawn};
 use wg4netns::driver::target::{Target, TargetError};
 use wg4netns::packet::batch::PacketBatch;
-use wg4netns::sys::netlink::Netlink;
+use wg4netns::sys::netlink::{Event, Netlink, News};
 
 use super::sandbox::{Namespace, helper, wait_for};
 
@@ -260,23 +258,25 @@ fn a_reader_that_waits_is_woken_by_shutdown_and_the_interface_goes_with_it() {
 }
 
 #[test]
-fn the_passed_socket_hears_of_changes_and_may_make_some() {
+fn the_passed_sockets_hear_of_changes_and_may_make_some() {
     use wg4netns::driver::link_setup::sync;
     let namespace = Namespace::new();
     let made = attach(&namespace, &request("wg0", &["10.9.0.2/24"], &["10.1.0.0/16"])).expect("attached");
-    let mut netlink = Netlink::adopt(made.rtnetlink.try_clone().expect("a duplicate")).expect("rtnetlink");
+    let mut news = News::adopt(made.rtnetlink.news).expect("rtnetlink");
+    let mut requests = Netlink::adopt(made.rtnetlink.requests).expect("rtnetlink");
     namespace.run(&["ip", "link", "set", "wg0", "mtu", "1300"]);
     let mut mtu = 0;
     wait_for("the change of MTU is heard", || {
-        while let Some(event) = netlink.next_event().expect("a socket") {
-            if let wg4netns::sys::netlink::Event::Link { link, nsid: None } = event {
+        let mut tell = |event| {
+            if let Event::Link { link, nsid: None } = event {
                 mtu = link.mtu;
             }
-        }
+        };
+        while news.hear(&mut tell).expect("a socket") {}
         mtu == 1300
     });
     let plan = plan(&["10.9.0.2/24", "10.9.1.2/32"], &["10.2.0.0/16"]);
-    sync(&mut netlink, made.ifindex, &plan).expect("our user owns the namespace");
+    sync(&mut requests, made.ifindex, &plan).expect("our user owns the namespace");
     let routes = namespace.run(&["ip", "route", "show", "dev", "wg0"]);
     assert!(routes.contains("10.2.0.0/16") && !routes.contains("10.1.0.0/16"), "{routes}");
     assert!(namespace.run(&["ip", "-br", "addr", "show", "wg0"]).contains("10.9.1.2/32"));
@@ -287,7 +287,8 @@ pub(super) fn attach(namespace: &Namespace, request: &ChildRequest) -> Result<Ch
     let handover = spawn(&helper(), &target, request);
     if let Ok(made) = &handover {
         assert_eq!(made.tun.len(), usize::from(request.queues));
-        Netlink::adopt(made.rtnetlink.as_fd().try_clone_to_owned().expect("a duplicate")).expect("rtnetlink");
+        let requests = made.rtnetlink.requests.try_clone().expect("a duplicate");
+        Netlink::adopt(requests).expect("rtnetlink").links().expect("the namespace's interfaces");
     }
     handover
 }

@@ -46,7 +46,7 @@ fn a_flood_of_changes_is_survived_and_the_last_state_is_right() {
     run(async {
         let namespace = Namespace::new();
         let made = attach(&namespace, &request("wg0", &["10.9.0.2/24"], &[])).expect("attached");
-        nix::sys::socket::setsockopt(&made.rtnetlink, nix::sys::socket::sockopt::RcvBuf, &2048)
+        nix::sys::socket::setsockopt(&made.rtnetlink.news, nix::sys::socket::sockopt::RcvBuf, &2048)
             .expect("a small buffer");
         let state = made.link_state();
         let mut watch = LinkWatch::new(made.rtnetlink, state).expect("a watch");

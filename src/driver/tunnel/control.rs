@@ -19,6 +19,7 @@ use crate::driver::command::{ApplyError, Command, NetworkPlan, TunnelReport};
 use crate::driver::endpoint_names::{EndpointNames, Outcome, Resolution};
 use crate::driver::link_setup;
 use crate::driver::link_watch::{LinkChange, LinkWatch};
+use crate::driver::log_limit::{Admitted, LineLimit};
 use crate::driver::udp::UdpPort;
 use crate::key::PublicKey;
 use crate::packet::batch::DatagramBatch;
@@ -83,6 +84,8 @@ pub struct Control {
     pub(super) names: EndpointNames,
     resolver: Option<Resolver>,
     out: DatagramBatch,
+    changes_said: LineLimit,
+    other_links_said: LineLimit,
     pub(super) started: Now,
 }
 
@@ -110,6 +113,8 @@ impl Control {
             names,
             resolver: None,
             out: DatagramBatch::with_capacity(TX_SLAB_LEN, 64),
+            changes_said: LineLimit::default(),
+            other_links_said: LineLimit::default(),
             started,
             parts,
         })
@@ -130,13 +135,9 @@ impl Control {
         loop {
             self.drain();
             tokio::select! {
+                // Everything the target has no say in comes before what it can cause without end.
                 biased;
                 Some(end) = self.parts.ends.recv() => return end.into(),
-                change = next_link_change(&mut self.parts.watch) => {
-                    if let Some(end) = self.handle_link_change(change) {
-                        return end;
-                    }
-                }
                 Some(command) = self.parts.commands.recv() => self.handle_command(command).await,
                 () = self.notices.notified() => self.parts.device.handle_notices(clock::now()),
                 answer = next_answer(self.resolver.as_ref()) => self.handle_answer(answer),
@@ -147,7 +148,16 @@ impl Control {
                     self.names.handle_timeout(now.boot);
                     self.ask_for_names(now);
                 }
-                // Last: a flood of them must not keep sessions that exist from being looked after.
+                change = next_link_change(&mut self.parts.watch) => {
+                    if let Some(end) = self.handle_link_change(change) {
+                        return end;
+                    }
+                    // Neither may keep the other waiting.
+                    if let Ok(message) = self.parts.handshakes.try_recv() {
+                        self.handle_handshake(&message);
+                    }
+                }
+                // A flood of them must not keep sessions that exist from being looked after.
                 Some(message) = self.parts.handshakes.recv() => self.handle_handshake(&message),
             }
         }
@@ -229,17 +239,33 @@ impl Control {
                 return None;
             }
         };
+        let now = clock::now().boot;
+        // What matters most must not be hidden behind a flood of what does not.
+        let is_warning = matches!(change, LinkChange::OtherLinkUp(_));
+        let limit = if is_warning { &mut self.other_links_said } else { &mut self.changes_said };
+        let said = limit.admit(now);
+        if let Some(Admitted { left_out: left_out @ 1.. }) = said {
+            info!(left_out, "the interface changed more often than was logged");
+        }
         match change {
             LinkChange::Mtu(mtu) => {
-                info!(mtu, "interface MTU changed");
+                if said.is_some() {
+                    info!(mtu, "interface MTU changed");
+                }
                 self.data_plane.set_mtu(mtu);
             }
+            LinkChange::Deleted => return Some(TunnelEnd::LinkDeleted),
+            LinkChange::Up(_)
+            | LinkChange::Renamed(_)
+            | LinkChange::Moved
+            | LinkChange::Addresses
+            | LinkChange::OtherLinkUp(_)
+                if said.is_none() => {}
             LinkChange::Up(up) => info!(up, "interface state changed"),
             LinkChange::Renamed(name) => info!(name, "interface renamed"),
             LinkChange::Moved => info!("interface moved to another namespace"),
             LinkChange::Addresses => debug!("addresses changed"),
             LinkChange::OtherLinkUp(name) => warn!("no kill switch: {name} came up in the target"),
-            LinkChange::Deleted => return Some(TunnelEnd::LinkDeleted),
         }
         if let Some(watch) = &self.parts.watch {
             self.parts.state = watch.state().clone();
@@ -315,10 +341,10 @@ impl Control {
             return Err("the interface is configured by its caller".into());
         };
         if let Some(mtu) = plan.mtu {
-            watch.netlink().set_link(index, LinkSetting::Mtu(mtu)).map_err(|error| in_one_line(&error))?;
+            watch.requests().set_link(index, LinkSetting::Mtu(mtu)).map_err(|error| in_one_line(&error))?;
         }
         let warnings =
-            link_setup::sync(watch.netlink(), index, &plan).map_err(|error| in_one_line(&error))?;
+            link_setup::sync(watch.requests(), index, &plan).map_err(|error| in_one_line(&error))?;
         for warning in warnings {
             warn!("{warning}");
         }

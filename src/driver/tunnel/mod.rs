@@ -21,7 +21,6 @@ pub use first_handshake::{NoHandshake, wait_for_handshake};
 pub use reason::{Reason, ReasonInput};
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -34,7 +33,7 @@ use crate::driver::link::{Link, Shutdown};
 use crate::driver::link_watch::LinkWatch;
 use crate::driver::udp::UdpPort;
 use crate::key::PublicKey;
-use crate::sys::netlink::{LinkState, NetlinkError};
+use crate::sys::netlink::{LinkState, NetlinkError, RtnetlinkSockets};
 use crate::sys::sandbox::Sandbox;
 use crate::sys::seccomp::{self, Role, SeccompError};
 use crate::wireguard::Device;
@@ -52,7 +51,7 @@ pub struct TunnelParts {
     /// The interface as it is now.
     pub state: LinkState,
     /// Tells its changes and configures it; absent for a TUN the caller configures.
-    pub rtnetlink: Option<OwnedFd>,
+    pub rtnetlink: Option<RtnetlinkSockets>,
     /// The bound socket.
     pub udp: UdpPort,
     /// Resolves endpoint names; absent if no endpoint is a name.
@@ -108,7 +107,8 @@ impl Tunnel {
         data_plane.set_mtu(parts.state.mtu);
         let (threads, handshakes) =
             data_threads::spawn(&data_plane, &link, parts.link_shutdown, &udp, &thread_ends, filtered)?;
-        let watch = parts.rtnetlink.map(|fd| LinkWatch::new(fd, parts.state.clone())).transpose()?;
+        let watch =
+            parts.rtnetlink.map(|sockets| LinkWatch::new(sockets, parts.state.clone())).transpose()?;
         let control = Control::new(control::ControlParts {
             name: parts.name,
             link: link.kind(),

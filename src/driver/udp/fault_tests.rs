@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::tests::{LOCALHOST, NOW, receive, run, to};
 use super::{SendFailure, UdpPort};
 use crate::packet::batch::{LocalAddress, Path};
+use crate::sys::inside::{self, ip};
 
 /// An outer MTU below inner + 80 made other implementations collapse to a thousandth.
 #[test]
@@ -33,7 +33,7 @@ fn a_run_over_the_mtu_is_resent_singly_and_remembered_for_a_minute() {
     }
     assert_eq!(a.refusal_count.load(Ordering::Acquire), 2);
 
-    assert!(Command::new("ip").args(["link", "set", "lo", "mtu", "65536"]).status().unwrap().success());
+    ip("link set lo mtu 65536");
     for address in LOCALHOST {
         let batch = run(to(address, &b), 20 * 1452, 1452, 0);
         a.send(&batch, NOW + Duration::from_secs(59));
@@ -76,9 +76,6 @@ fn datagrams_go_out_without_a_source_that_has_vanished_and_it_is_reported() {
         return;
     }
     let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
-    let ip = |arguments: &str| {
-        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "{arguments}");
-    };
     for (remote, address, removal) in [
         (LOCALHOST[0], "10.9.9.9", "addr del 10.9.9.9/32 dev lo"),
         (LOCALHOST[1], "fd00::9", "addr del fd00::9/128 dev lo"),
@@ -147,43 +144,10 @@ fn receive_errors_are_counted_and_receiving_goes_on() {
     assert_eq!(b.receive_errors(), BTreeMap::from([(libc::ECONNREFUSED, 200)]));
 }
 
-/// Tells the copy of a test that it is inside.
-const INSIDE: &str = "WG4NETNS_TEST_INSIDE";
-
-/// True inside the namespace that `setup` prepared; outside, runs this very test in such a one.
 fn inside_namespace(test: &str, setup: &str) -> bool {
-    let wrapper = ["unshare", "-Urn", "sh", "-ec", &format!("{setup}\nexec \"$@\""), "sh"];
-    inside(test, "netns", &["unshare", "-Urn", "true"], &wrapper)
+    inside::inside_namespace(&format!("driver::udp::fault_tests::{test}"), setup)
 }
 
-/// True in a process whose system calls are made to fail as `fault` says; outside, runs this very test in one.
 fn under_injection(test: &str, fault: &str) -> bool {
-    let trace = fault.split(':').next().unwrap_or_default();
-    let (trace, inject) = (format!("trace={trace}"), format!("inject={fault}"));
-    let wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    inside(test, "strace", &["strace", "-o", "/dev/null", "true"], &wrapper)
-}
-
-fn inside(test: &str, what: &str, probe: &[&str], wrapper: &[&str]) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let possible =
-        Command::new(probe[0]).args(&probe[1..]).output().is_ok_and(|output| output.status.success());
-    if !possible {
-        let required = std::env::var("WG4NETNS_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|word| word == what), "`{}` does not work here", probe.join(" "));
-        eprintln!("SKIPPED {test}: `{}` does not work here", probe.join(" "));
-        return false;
-    }
-    let output = Command::new(wrapper[0])
-        .args(&wrapper[1..])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("driver::udp::fault_tests::{test}"), "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "inside: {said}");
-    false
+    inside::under_injection(&format!("driver::udp::fault_tests::{test}"), fault)
 }

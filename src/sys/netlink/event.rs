@@ -1,4 +1,4 @@
-//! What an rtnetlink socket hears: changes of interfaces and addresses. (operating system)
+//! What an rtnetlink socket hears: changes of interfaces, addresses and routes. (operating system)
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
@@ -29,6 +29,8 @@ pub enum Event {
         /// Which.
         index: u32,
     },
+    /// Routes or routing rules have changed.
+    Routes,
     /// Something was lost; list again.
     Overrun,
 }
@@ -59,6 +61,10 @@ impl Event {
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
                 Some(Self::Addresses { index: address.header.index })
             }
+            RouteNetlinkMessage::NewRoute(_)
+            | RouteNetlinkMessage::DelRoute(_)
+            | RouteNetlinkMessage::NewRule(_)
+            | RouteNetlinkMessage::DelRule(_) => Some(Self::Routes),
             _ => None,
         }
     }

@@ -1,11 +1,11 @@
-//! Interfaces, addresses and routes, in process and blocking, over one rtnetlink socket. (operating system)
+//! Interfaces, addresses and routes, in process and blocking, over rtnetlink sockets. (operating system)
 //!
 //! # Theory of operation
-//! A socket belongs to the network namespace it was made in, whoever holds it: the namespace child opens one, and its
-//! parent hears of every change over the same socket and may ask for changes too, as far as its user owns the
-//! namespace. Answers and notifications share the socket; what is heard while an answer is awaited is kept in
-//! [`Netlink::next_event`]'s queue. Running `ip` instead would not work: an exec as a user other than root of the
-//! target's user namespace loses the capabilities that joining gave.
+//! A socket belongs to the network namespace it was made in, whoever holds it: the namespace child opens two, and its
+//! parent hears of every change over one ([`News`]) and may ask for changes over the other ([`Netlink`]), as far as its
+//! user owns the namespace. Two, because whoever is root there can fill the queue of the first, and an answer would be
+//! lost with the rest. Running `ip` instead would not work: an exec as a user other than root of the target's user
+//! namespace loses the capabilities that joining gave.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -13,6 +13,7 @@
 )]
 
 mod event;
+mod news;
 mod socket;
 
 use std::net::IpAddr;
@@ -36,7 +37,8 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 pub use event::Event;
-use socket::Connection;
+pub use news::{News, Topics};
+use socket::{Connection, Deadline, DumpError};
 
 use super::os_error::OsError;
 
@@ -241,7 +243,16 @@ pub struct Route {
     pub is_static: bool,
 }
 
-/// An rtnetlink socket.
+/// A namespace's two sockets, on their way from the child to its parent.
+#[derive(Debug)]
+pub struct RtnetlinkSockets {
+    /// See [`Netlink`].
+    pub requests: OwnedFd,
+    /// See [`News`].
+    pub news: OwnedFd,
+}
+
+/// An rtnetlink socket to ask and to change things with.
 #[derive(Debug)]
 pub struct Netlink {
     connection: Connection,
@@ -253,15 +264,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Open`].
     pub fn open() -> Result<Self, NetlinkError> {
-        Ok(Self { connection: Connection::open(false)? })
-    }
-
-    /// Likewise, and it hears of changes of interfaces and addresses, also of an interface that is moved away.
-    ///
-    /// # Errors
-    /// [`NetlinkError::Open`].
-    pub fn open_listening() -> Result<Self, NetlinkError> {
-        Ok(Self { connection: Connection::open(true)? })
+        Ok(Self { connection: Connection::open(0, false)? })
     }
 
     /// A socket that was made elsewhere; refused if it is something else.
@@ -297,12 +300,24 @@ impl Netlink {
         Ok(self.links()?.into_iter().find(|link| link.name == name))
     }
 
-    /// The interface of this index.
+    /// The interface of this index; asks for that one only.
     ///
     /// # Errors
     /// As [`links`](Self::links).
     pub fn link(&mut self, index: u32) -> Result<Option<LinkState>, NetlinkError> {
-        Ok(self.links()?.into_iter().find(|link| link.index == index))
+        let what = Listed::Links;
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.connection.look_up(RouteNetlinkMessage::GetLink(message)) {
+            Ok(RouteNetlinkMessage::NewLink(link)) => {
+                link_state(&link).map(Some).ok_or(NetlinkError::Malformed { what })
+            }
+            Ok(_) | Err(DumpError::Interrupted | DumpError::Malformed) => {
+                Err(NetlinkError::Malformed { what })
+            }
+            Err(DumpError::System(source)) if source.is(Errno::ENODEV) => Ok(None),
+            Err(DumpError::System(source)) => Err(NetlinkError::List { what, source }),
+        }
     }
 
     /// Changes one setting of an interface.
@@ -480,16 +495,6 @@ impl Netlink {
             .map_err(|source| NetlinkError::RemoveRoute { destination, source })
     }
 
-    /// The next change that was heard, without waiting; `None` if there is none now.
-    ///
-    /// Only sockets of [`open_listening`](Self::open_listening) hear anything. Poll the descriptor for more.
-    ///
-    /// # Errors
-    /// What the system says of the socket itself; a lost notification is [`Event::Overrun`], not an error.
-    pub fn next_event(&mut self) -> Result<Option<Event>, OsError> {
-        self.connection.next_event()
-    }
-
     /// Gives the socket away.
     #[must_use]
     pub fn into_fd(self) -> OwnedFd {
@@ -504,11 +509,12 @@ impl Netlink {
         // A list that changed while it was read is inconsistent; a namespace that never rests for so many attempts
         // is not one that we can conclude anything about.
         const ATTEMPTS: usize = 10;
+        let deadline = Deadline::begin();
         for _ in 0..ATTEMPTS {
-            match self.connection.dump(message.clone(), NLM_F_REQUEST | NLM_F_DUMP) {
-                Err(socket::DumpError::Interrupted) => {}
-                Err(socket::DumpError::Malformed) => return Err(NetlinkError::Malformed { what }),
-                Err(socket::DumpError::System(source)) => return Err(NetlinkError::List { what, source }),
+            match self.connection.dump(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, deadline) {
+                Err(DumpError::Interrupted) => {}
+                Err(DumpError::Malformed) => return Err(NetlinkError::Malformed { what }),
+                Err(DumpError::System(source)) => return Err(NetlinkError::List { what, source }),
                 Ok(messages) => return Ok(messages),
             }
         }
@@ -639,6 +645,7 @@ mod tests {
         let lo = netlink.link_named("lo").unwrap().unwrap();
         assert!(lo.loopback);
         assert_eq!(netlink.link(lo.index).unwrap(), Some(lo));
+        assert_eq!(netlink.link(0x7fff_fff0).unwrap(), None);
     }
 
     #[test]

@@ -1,29 +1,32 @@
-//! One rtnetlink socket: requests and their answers, and what else is heard meanwhile. (operating system)
+//! One rtnetlink socket: datagrams of the kernel and of nobody else; requests and their answers. (operating system)
+//!
+//! # Theory of operation
+//! Whoever has CAP_NET_ADMIN in the namespace may send any bytes to a group that we listen to, or to our own port. So
+//! what does not come from port 0, the kernel's, is passed over, and every socket is connected to that port: the kernel
+//! then refuses what others send to ours.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP_INTR, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, send, socket,
 };
 
-use super::event::Event;
 use super::{NetlinkError, inner};
+use crate::sys::clock::boot_nanos;
 use crate::sys::os_error::{OsError, check};
 use crate::sys::wait::readable;
 
-/// The kernel answers while it handles the request; longer than this means that it never will.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The kernel answers while it handles the request; longer than this means that it never will. For the whole answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The kernel makes messages of at most 32 KiB.
 const BUFFER_LEN: usize = 64 * 1024;
-
-/// Changes that are kept while an answer is awaited; beyond that, "list again" says it all.
-const MAX_PENDING_EVENTS: usize = 256;
 
 /// Why a list is not complete.
 #[derive(Debug)]
@@ -41,31 +44,50 @@ pub(super) struct Connection {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
-    /// Heard while an answer was awaited, oldest first.
-    pending: VecDeque<Event>,
 }
 
-/// One datagram from the kernel.
-struct Received {
-    len: usize,
-    /// Sent to everyone who listens. What our own requests change is told with our own sequence number, so nothing
-    /// else tells an answer from news.
-    is_news: bool,
+/// One datagram.
+pub(super) struct Received {
+    pub(super) len: usize,
+    /// Not from another process.
+    pub(super) from_kernel: bool,
+    /// Sent to everyone who listens.
+    pub(super) is_news: bool,
     /// The foreign namespace it speaks of.
-    nsid: Option<i32>,
+    pub(super) nsid: Option<i32>,
+}
+
+/// Until when an answer is waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline {
+    boot_nanos: u64,
+}
+
+impl Deadline {
+    /// For one request and everything that is read for it.
+    pub(super) fn begin() -> Self {
+        let patience = u64::try_from(ANSWER_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
+        Self { boot_nanos: boot_nanos().saturating_add(patience) }
+    }
+
+    fn left(self) -> Duration {
+        Duration::from_nanos(self.boot_nanos.saturating_sub(boot_nanos()))
+    }
 }
 
 impl Connection {
-    pub(super) fn open(listening: bool) -> Result<Self, NetlinkError> {
+    /// In the network namespace of this thread, and told what is sent to these groups (0: none), if wanted also in every
+    /// namespace that it has a number for.
+    pub(super) fn open(groups: u32, everywhere: bool) -> Result<Self, NetlinkError> {
         let failed = |source: OsError| NetlinkError::Open { source };
         let fd =
             socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
                 .map_err(|errno| failed(errno.into()))?;
-        if listening {
+        if everywhere {
             set_option(&fd, libc::NETLINK_LISTEN_ALL_NSID).map_err(failed)?;
         }
-        let groups = if listening { RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR } else { 0 };
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(|errno| failed(errno.into()))?;
+        connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed(errno.into()))?;
         Ok(Self::new(fd))
     }
 
@@ -80,7 +102,7 @@ impl Connection {
     }
 
     const fn new(fd: OwnedFd) -> Self {
-        Self { fd, sequence: 0, buffer: Vec::new(), pending: VecDeque::new() }
+        Self { fd, sequence: 0, buffer: Vec::new() }
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {
@@ -89,9 +111,10 @@ impl Connection {
 
     /// Asks for a change and waits for the acknowledgement.
     pub(super) fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), OsError> {
+        let deadline = Deadline::begin();
         self.send(message, flags)?;
         loop {
-            for message in self.receive_answer()? {
+            for message in self.receive_answer(deadline)? {
                 match message.map_err(|_unparsable| OsError::from(Errno::EBADMSG))?.payload {
                     NetlinkPayload::Error(error) => {
                         let errno = error.code.map_or(0, |code| -code.get());
@@ -107,16 +130,38 @@ impl Connection {
         }
     }
 
+    /// Asks for one thing, which is the whole answer.
+    pub(super) fn look_up(&mut self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, DumpError> {
+        let deadline = Deadline::begin();
+        self.send(message, NLM_F_REQUEST).map_err(DumpError::System)?;
+        loop {
+            for message in self.receive_answer(deadline).map_err(DumpError::System)? {
+                match message.map_err(|_unparsable| DumpError::Malformed)?.payload {
+                    NetlinkPayload::Error(error) => {
+                        let errno = error.code.map_or(libc::EPROTO, |code| -code.get());
+                        return Err(DumpError::System(OsError::from_raw(errno)));
+                    }
+                    payload => {
+                        if let Some(found) = inner(payload) {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Asks for a list and collects it.
     pub(super) fn dump(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
+        deadline: Deadline,
     ) -> Result<Vec<RouteNetlinkMessage>, DumpError> {
         self.send(message, flags).map_err(DumpError::System)?;
         let (mut list, mut interrupted, mut malformed) = (Vec::new(), false, false);
         loop {
-            for message in self.receive_answer().map_err(DumpError::System)? {
+            for message in self.receive_answer(deadline).map_err(DumpError::System)? {
                 let Ok(message) = message else {
                     malformed = true;
                     continue;
@@ -137,22 +182,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn next_event(&mut self) -> Result<Option<Event>, OsError> {
-        loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Ok(Some(event));
-            }
-            match self.receive(MsgFlags::MSG_DONTWAIT) {
-                Ok(received) if received.is_news => self.hear(&received),
-                // A leftover answer to an earlier, abandoned request.
-                Ok(_answer) => {}
-                Err(error) if error.is(Errno::EAGAIN) => return Ok(None),
-                Err(error) if error.is(Errno::ENOBUFS) => return Ok(Some(Event::Overrun)),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), OsError> {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         let mut header = NetlinkHeader::default();
@@ -166,26 +195,21 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for a datagram with answers to the last request; everything else becomes an event.
+    /// Waits for a datagram with answers to the last request.
     fn receive_answer(
         &mut self,
+        deadline: Deadline,
     ) -> Result<Vec<Result<NetlinkMessage<RouteNetlinkMessage>, Unparsable>>, OsError> {
         loop {
-            if !readable(self.fd.as_fd(), Some(ANSWER_TIMEOUT))? {
+            if !readable(self.fd.as_fd(), Some(deadline.left()))? {
                 return Err(Errno::ETIMEDOUT.into());
             }
-            let received = match self.receive(MsgFlags::MSG_DONTWAIT) {
-                Ok(received) => received,
+            let received = match self.receive() {
                 Err(error) if error.is(Errno::EAGAIN) => continue,
-                // Notifications were lost; an answer never is.
-                Err(error) if error.is(Errno::ENOBUFS) => {
-                    self.keep(Event::Overrun);
-                    continue;
-                }
-                Err(error) => return Err(error),
+                // ENOBUFS, too: nothing but answers comes here, so one was lost.
+                other => other?,
             };
-            if received.is_news {
-                self.hear(&received);
+            if !received.from_kernel || received.is_news {
                 continue;
             }
             let messages = self.messages(received.len).into_iter();
@@ -196,29 +220,8 @@ impl Connection {
         }
     }
 
-    fn hear(&mut self, received: &Received) {
-        for message in self.messages(received.len) {
-            match message.parsed {
-                Ok(parsed) => {
-                    let message = inner(parsed.payload);
-                    if let Some(event) = message.and_then(|message| Event::parse(&message, received.nsid)) {
-                        self.keep(event);
-                    }
-                }
-                Err(Unparsable) => self.keep(Event::Overrun),
-            }
-        }
-    }
-
-    fn keep(&mut self, event: Event) {
-        if self.pending.len() >= MAX_PENDING_EVENTS {
-            self.pending.clear();
-            self.pending.push_back(Event::Overrun);
-        }
-        self.pending.push_back(event);
-    }
-
-    fn receive(&mut self, flags: MsgFlags) -> Result<Received, OsError> {
+    /// Takes one datagram without waiting for it.
+    pub(super) fn receive(&mut self) -> Result<Received, OsError> {
         self.buffer.resize(BUFFER_LEN, 0);
         let mut control = [0_u64; 8];
         let mut slice = libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: self.buffer.len() };
@@ -235,7 +238,8 @@ impl Connection {
         let received = loop {
             // SAFETY: the header points to an address, to one iovec over our buffer and to our control buffer, each
             // with its true length; all of them outlive the call.
-            let received = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, flags.bits()) };
+            let received =
+                unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
             match usize::try_from(received) {
                 Ok(len) => break len,
                 Err(_negative) if Errno::last() == Errno::EINTR => {}
@@ -245,10 +249,16 @@ impl Connection {
         if message.msg_flags & libc::MSG_TRUNC != 0 {
             return Err(Errno::EMSGSIZE.into());
         }
-        Ok(Received { len: received, is_news: from.nl_groups != 0, nsid: namespace_id(&message) })
+        Ok(Received {
+            len: received,
+            from_kernel: from.nl_pid == 0,
+            is_news: from.nl_groups != 0,
+            nsid: namespace_id(&message),
+        })
     }
 
-    fn messages(&self, len: usize) -> Vec<Framed> {
+    /// The messages of the datagram received last.
+    pub(super) fn messages(&self, len: usize) -> Vec<Framed> {
         let mut messages = Vec::new();
         let mut rest = &self.buffer[..len];
         while let Ok(frame) = NetlinkBuffer::new_checked(rest) {
@@ -271,12 +281,14 @@ impl AsFd for Connection {
     }
 }
 
-struct Framed {
+/// One message of a datagram.
+pub(super) struct Framed {
     sequence: u32,
-    parsed: Result<NetlinkMessage<RouteNetlinkMessage>, Unparsable>,
+    pub(super) parsed: Result<NetlinkMessage<RouteNetlinkMessage>, Unparsable>,
 }
 
-struct Unparsable;
+/// It is not what its header says.
+pub(super) struct Unparsable;
 
 /// The foreign namespace a message speaks of, by the number our namespace has for it.
 fn namespace_id(message: &libc::msghdr) -> Option<i32> {
@@ -317,8 +329,3 @@ fn option(fd: &OwnedFd, option: libc::c_int) -> Result<libc::c_int, OsError> {
 
 const INT_LEN: libc::socklen_t = 4;
 const ADDRESS_LEN: libc::socklen_t = 12;
-
-// linux/rtnetlink.h
-const RTMGRP_LINK: u32 = 0x1;
-const RTMGRP_IPV4_IFADDR: u32 = 0x10;
-const RTMGRP_IPV6_IFADDR: u32 = 0x100;
