@@ -4,17 +4,19 @@
 #   container: wget ── wg0/tap0 ── wg4netns (as pasta, as slirp4netns) :host ── h0 ═ p0 ── wireguard-go :peer ── page at 10.6.0.2
 #
 # needs: netns tun wg wireguard-go socat dnsmasq nft engines
-# timeout: 150
+# timeout: 200
 # as: root
 . "$(dirname "$0")/lib.sh"
 
 inside() {
   cp "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf
   sed 's/^Endpoint.*/Endpoint = 10.9.0.2:9/' "$SHARED/wg0.conf" >~/.config/wg4netns/dead.conf
+  sed 's/^AllowedIPs.*/AllowedIPs = 0.0.0.0\/0, ::\/0/' "$SHARED/wg0.conf" >~/.config/wg4netns/all.conf
   chmod 600 ~/.config/wg4netns/*
   "$WG4NETNS" drop-ins install >"$W/install.out"
-  if [ "$ENGINE" = trixie ]; then with_pasta; faces; fi
+  if [ "$ENGINE" = trixie ]; then with_pasta; faces; pasta_options; fi
   with_slirp4netns; faces
+  slirp4netns_options
 }
 
 # run CONFIG FLAG… IMAGE CMD…, by either face; $helper is the name of the process.
@@ -30,7 +32,15 @@ with_slirp4netns() {
 }
 
 faces() {
-  local id tunnel wait=''
+  local id tunnel after wait=''
+
+  step "$helper: its version names us, and the program whose place we took"
+  capture env WG4NETNS_CONFIG=work ~/.local/share/wg4netns/libexec/$helper --version
+  assert_matches "a configuration is chosen" "^wg4netns v[0-9.]+ as $helper\$" "$OUT"
+  capture ~/.local/share/wg4netns/libexec/$helper --version
+  # This version of pasta prints its own to terminals alone.
+  if [ $helper = pasta ]; then after=; else after=$'\n'slirp4netns; fi
+  assert_matches "none is" "^wg4netns v[0-9.]+ as $helper$after" "$OUT"
 
   step "$helper: a page, fetched through the tunnel and nothing else"
   capture run work --rm --cap-add net_raw busybox sh -c 'ls /sys/class/net; wget -qO- http://10.6.0.2/; ping -c 1 -W 5 fd06::2'
@@ -49,7 +59,10 @@ faces() {
   tunnel=$(listed 2)
   capture "$WG4NETNS" status "$(listed 1)"; assert_status 0
   [ $helper = pasta ] || assert_eq "its name" "$id" "$(listed 1)"
+  watch_container web
+  not container_namespace_gone || fail "the watch shows nothing"
   podman kill web >/dev/null
+  wait_for "the namespace's end" 2 container_namespace_gone
   wait_for "the tunnel's end" 2 gone "$tunnel"
   wait_for "no process of ours to be left" 2 no_processes
   assert_eq "nothing is listed" "" "$(listed 1)"
@@ -91,6 +104,68 @@ faces() {
   wait_for "no process of ours to be left" 2 no_processes
 }
 
+pasta_options() {
+  local forwarder name
+  step "pasta: the interface is called as the container wishes"
+  capture podman run --rm --network pasta:--wg-config,work,--ns-ifname,eth0 busybox sh -c 'ls /sys/class/net; wget -qO- http://10.6.0.2/'
+  said
+  assert_eq "links and page" $'eth0\nlo\nyou are 10.6.0.1' "$OUT"
+
+  step "pasta: podman's name for the host is refused at once, and one port of it can be opened"
+  capture podman run --rm --network pasta:--wg-config,all busybox sh -c 'ip route get 169.254.1.2; nc -w 5 host.containers.internal 8099'
+  said
+  [ "$STATUS" != 0 ] || fail "the host answered"
+  assert_has "why" "No route to host" "$ERR"
+  capture podman run --rm --network pasta:--wg-config,all,--reach,127.0.0.1:8099 busybox sh -c 'nc -w 5 127.0.0.1 8099; nc -w 2 10.9.0.1 8099'
+  said
+  assert_eq "what is opened, and no more" "of the host" "$OUT"
+
+  step "pasta: what a tunnel cannot do fails the start and says why"
+  for option in --map-host-loopback,169.254.1.2 -T,8099 -t,auto -t,all --no-udp; do
+    capture podman run --rm --network "pasta:--wg-config,work,$option" busybox echo ran
+    [ "$STATUS" != 0 ] || fail "the container started: $option"
+    assert_matches "why" "wg4netns \(as pasta\): .${option/,/ }. cannot be had with a tunnel: " "$ERR"
+  done
+
+  step "pasta: faults after the fork are in the log, also when the tunnel is gone"
+  podman run --detach --name web --network pasta:--wg-config,work -p 18070:80 busybox sleep 1000 >/dev/null
+  name=$(listed 1)
+  forwarder=$(forwarder_process)
+  kill -9 "$forwarder"; wait_for "the forwarder's end" 2 gone "$forwarder"
+  wait_for "the log" 2 logged "$name" "ports are no longer forwarded"
+  assert_eq "the page, all the same" "you are 10.6.0.1" "$(podman exec web wget -qO- http://10.6.0.2/)"
+  podman rm --force --time 0 web >/dev/null
+  wait_for "no process of ours to be left" 2 no_processes
+  logged "$name" "ports are no longer forwarded" || fail "the log went with the tunnel"
+}
+
+slirp4netns_options() {
+  local network=slirp4netns:cidr=10.7.0.0/24
+  step "slirp4netns: another network of its own, and names over IPv6"
+  export WG4NETNS_CONFIG=work
+  capture podman run --rm --network $network busybox sh -c 'wget -qO- http://far.test/; echo; ip -o addr'
+  said
+  assert_has "the page by name" "you are 10.6.0.1" "$OUT"
+  assert_has "its own address there" "inet 10.7.0.100/32" "$OUT"
+  for server in 10.7.0.3 10.0.2.3 fd00::3; do
+    capture podman run --rm --network $network busybox nslookup far.test $server
+    said
+    assert_matches "the answer of $server" "Address:?.* 10.6.0.2" "$OUT"
+  done
+  capture podman run --rm --network $network busybox nc -w 5 10.7.0.2 80
+  [ "$STATUS" != 0 ] || fail "the host answered"
+  assert_has "the gateway's address is the host's, and refused" "No route to host" "$ERR"
+  unset WG4NETNS_CONFIG
+  wait_for "no process of ours to be left" 2 no_processes
+}
+
+logged() { "$WG4NETNS" logs "$1" | grep -q "$2"; }
+forwarder_process() {
+  local pid
+  for pid in $(our_processes); do
+    if tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q __forwarder; then echo "$pid"; fi
+  done
+}
 listed() { "$WG4NETNS" ls | awk -v column="$1" 'NR == 2 { print $column }'; }
 links_are() { [ "$(podman exec web ls /sys/class/net)" = "$1" ]; }
 
@@ -111,5 +186,9 @@ our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
 chmod 644 "$W/wg0.conf"
 far_services
 engine_canaries
+# Services of the host, one of its loopback.
+for address in 127.0.0.1 10.9.0.1; do start page socat "TCP-LISTEN:8099,bind=$address,fork,reuseaddr" 'SYSTEM:echo of the host'; done
+host_pages() { [ "$(ss -Hltn '( sport = 8099 )' | wc -l)" = 2 ]; }
+wait_for "the host's pages" 5 host_pages
 in_engines
-assert_eq "packets of host that are not the tunnel's, questions to its name servers" 0 "$(canary_count sent)"
+assert_engine_canaries_silent

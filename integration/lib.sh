@@ -416,6 +416,16 @@ watch_namespace() {
 }
 namespace_gone() { ! ip link show watch0 >/dev/null 2>&1; }
 
+# watch_container NAME, in an engine: as watch_namespace; the link is in a namespace of podman's user namespace.
+watch_container() {
+  local pid; pid=$(podman inspect -f '{{.State.Pid}}' "$1")
+  if [ ! -e "$W/watch.ns" ]; then : >"$W/watch.ns"; podman unshare unshare --net="$W/watch.ns" true; fi
+  in_watch ip link add "watch$pid" type veth peer name watch1 netns "$pid"
+  WATCHED=watch$pid
+}
+in_watch() { podman unshare nsenter --net="$W/watch.ns" "$@"; }
+container_namespace_gone() { ! in_watch ip link show "$WATCHED" >/dev/null 2>&1; }
+
 # canaries: counts every packet of host that is not between our UDP socket and the far end, and listens on every
 # address and at every resolver's socket.
 canaries() {
@@ -453,7 +463,8 @@ N
   wait_for "canary ports" 5 canary_ports
 }
 # engine_canaries: counts what leaves host but is not between our UDP socket and the far end, and every question to a name
-# server. What engines and published ports say to each other over lo does not count.
+# server. What engines and published ports say to each other over lo does not count; neither do the connections to port 8080
+# of the far end that scenarios make without a tunnel on purpose, to show that packets move.
 engine_canaries() {
   nft -f - <<'N'
 table inet canary {
@@ -463,12 +474,23 @@ table inet canary {
     meta l4proto { tcp, udp } th dport 53 counter name sent
     oifname "lo" accept
     oifname "h0" ip daddr 10.9.0.2 udp dport { 9, 51820 } accept
+    oifname "h0" ip daddr 10.9.0.2 tcp dport 8080 accept
     oifname "h0" ip6 daddr fd09::2 udp dport 51820 accept
     oifname "h0" icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld2-listener-report } accept
     counter name sent
   }
 }
 N
+}
+# assert_engine_canaries_silent: they have counted nothing, and would have: a question to a name server, and a packet that is
+# not the tunnel's where there is a far end, are counted at once.
+assert_engine_canaries_silent() {
+  assert_eq "packets of host that are not the tunnel's, questions to its name servers" 0 "$(canary_count sent)"
+  echo control >/dev/udp/127.0.0.1/53
+  assert_eq "the control, a question" 1 "$(canary_count sent)"
+  ip link show h0 >/dev/null 2>&1 || return 0
+  echo control >/dev/udp/10.9.0.2/9999
+  assert_eq "the control, a packet" 2 "$(canary_count sent)"
 }
 canary_ports() { [ "$(ss -Hltun '( sport = 53 or sport = 80 )' | wc -l)" -ge 4 ]; }
 

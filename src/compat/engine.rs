@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::publish::DnsAlias;
+use crate::config::publish::{DnsAlias, PublishError};
 use crate::driver::failure::{Failure, FailureClass};
 use crate::driver::interface_name::InterfaceNameError;
 use crate::driver::logging::{LogFormat, LogLevel, LogOptions};
@@ -51,6 +51,14 @@ pub enum EngineCallError {
         value: String,
         /// What is wrong with it.
         source: MtuError,
+    },
+    /// What is to be reached cannot be.
+    #[error("`--reach {value}`")]
+    Reach {
+        /// As it was given.
+        value: String,
+        /// What is wrong with it.
+        source: PublishError,
     },
     /// The kernel would not accept the name.
     #[error("interface name `{name}`")]

@@ -9,10 +9,12 @@
 //! configuration, `--network pasta:--wg-config,work`.
 //!
 //! Options that tell pasta how to imitate the host's network (addresses, gateway, DHCP, …) mean nothing here and are
-//! passed over; those that would open a way around the tunnel are refused.
+//! passed over; those that would open a way around the tunnel are refused. podman always names an address for the host,
+//! `--map-guest-addr`, so that one is no error: packets to it are answered with "no route to host" inside. They must not
+//! go through the tunnel either, to whoever has that address there. `--reach` opens one port of the host.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use lexopt::Arg::{Long, Short, Value};
@@ -20,7 +22,7 @@ use lexopt::Parser;
 
 use super::engine::{self, EngineCallError};
 use super::pasta_ports;
-use crate::config::publish::{ForwardPlan, PublishedPort, Transport};
+use crate::config::publish::{ForwardPlan, PublishedPort, ReachedAddress, ReachedAddresses, Transport};
 use crate::driver::interface_name::InterfaceName;
 use crate::driver::logging::LogLevel;
 use crate::driver::target::Target;
@@ -38,11 +40,28 @@ is executed with the same arguments.
   --wg-config NAME|PATH    the tunnel's configuration (or WG4NETNS_CONFIG in the environment)
   --wait-handshake[=SECS]  succeed only when a peer has answered (default 10 s; or WG4NETNS_WAIT_HANDSHAKE)
   --wg-name NAME           what `wg4netns ls` calls the tunnel (default: the configuration's name)
+  --reach IP:PORT[/udp]    that one address of the host or its surroundings is reached, beside the tunnel; may be repeated
 
 Of pasta's own options these mean the same:
-  --config-net --netns --userns --netns-only -I|--ns-ifname -P|--pid -m|--mtu (never above the configuration's)
-  -t|--tcp-ports -u|--udp-ports [ADDRESS/]PORTS[:PORTS]   --dns-forward (answered by the configuration's servers)
-  -f|--foreground -q|--quiet -d|--debug --trace -h|--help --version
+  --config-net --netns --userns -I|--ns-ifname -P|--pid -f|--foreground -d|--debug --trace -h|--help --version
+  -m|--mtu                 never above the configuration's
+  -t|--tcp-ports -u|--udp-ports [ADDRESS/]PORTS[:PORTS]
+                           clients are seen as the tunnel's own address; not `auto` or `all`: which ports programs inside
+                           listen on is not watched, and every port of the host would be taken
+  --host-lo-to-ns-lo       clients of ports published on the host's loopback are seen as 127.0.0.1 or ::1
+  --dns-forward            answered by the configuration's servers, through the tunnel
+These lead to the host, which is not behind the tunnel; `--reach` opens what is needed of it:
+  --map-guest-addr         refused inside, at once: \"no route to host\" (podman's host.containers.internal)
+  --map-host-loopback -T|--tcp-ns -U|--udp-ns
+                           only `none`
+Not to be had: -c|--conf-path (pesto) -F|--fd --no-tcp --no-udp --no-icmp --no-netns-quit
+These are accepted and have no effect, because a tunnel has no such thing or always does so:
+  -q|--quiet -e|--stderr -l|--log-file --log-size (nothing is printed but errors; `wg4netns logs` has the rest)
+  --netns-only (the user namespace is entered where that is needed)   --runas (the caller's user, without capabilities)
+  -4|--ipv4-only -6|--ipv6-only -a|--address -n|--netmask -g|--gateway --no-copy-routes --no-copy-addrs (as the
+  configuration says)   -o|--outbound --outbound-if4 --outbound-if6 -i|--interface -D|--dns --dns-host -S|--search
+  -M|--mac-addr --ns-mac-addr -H|--hostname --fqdn -p|--pcap --no-dhcp --no-dhcpv6 --no-ndp --no-ra --dhcp-dns
+  --no-dhcp-dns --dhcp-search --no-dhcp-search --no-map-gw --no-splice --freebind
 ";
 
 /// Where a namespace that is given by name is bound.
@@ -102,18 +121,44 @@ pub fn parse(
                 call.words.push(word);
                 call.words.extend(parser.raw_args()?);
             }
-            // How pasta imitates the host's network, confines itself and logs: nothing that a tunnel has.
+            Long("reach") => call.reached.extend(reached(&parser.value()?)?),
+            Long("map-guest-addr") => {
+                call.names_of_host.extend(name_of_host("--map-guest-addr", &parser.value()?)?);
+            }
+            Long("map-host-loopback") => {
+                let value = parser.value()?;
+                if name_of_host("--map-host-loopback", &value)?.is_some() {
+                    return Err(EngineCallError::Unsupported {
+                        flag: format!("`--map-host-loopback {}`", value.to_string_lossy()),
+                        why: "the host's loopback would be a way around it; `--reach 127.0.0.1:PORT` opens one port",
+                    });
+                }
+            }
+            Long("host-lo-to-ns-lo") => call.loopback_to_loopback = true,
+            Long(flag @ ("no-tcp" | "no-udp" | "no-icmp")) => {
+                return Err(EngineCallError::Unsupported {
+                    flag: format!("`--{flag}`"),
+                    why: "it carries every protocol",
+                });
+            }
+            Long("no-netns-quit") => {
+                return Err(EngineCallError::Unsupported {
+                    flag: "`--no-netns-quit`".into(),
+                    why: "it ends with its namespace, which it would keep alive",
+                });
+            }
+            // How pasta imitates the host's network, confines itself and logs: nothing that a tunnel has. All of
+            // them are in the usage text, which says so.
             Long(
-                "quiet" | "stderr" | "no-tcp" | "no-udp" | "no-icmp" | "no-dhcp" | "no-ndp" | "no-dhcpv6"
-                | "no-ra" | "freebind" | "no-map-gw" | "ipv4-only" | "ipv6-only" | "dhcp-dns" | "no-dhcp-dns"
-                | "dhcp-search" | "no-dhcp-search" | "no-copy-routes" | "no-copy-addrs" | "netns-only"
-                | "host-lo-to-ns-lo" | "no-splice" | "no-netns-quit",
+                "quiet" | "stderr" | "no-dhcp" | "no-ndp" | "no-dhcpv6" | "no-ra" | "freebind" | "no-map-gw"
+                | "ipv4-only" | "ipv6-only" | "dhcp-dns" | "no-dhcp-dns" | "dhcp-search" | "no-dhcp-search"
+                | "no-copy-routes" | "no-copy-addrs" | "netns-only" | "no-splice",
             )
             | Short('q' | 'e' | '4' | '6') => {}
             Long(
                 "log-file" | "log-size" | "runas" | "pcap" | "address" | "netmask" | "mac-addr" | "gateway"
                 | "interface" | "outbound" | "outbound-if4" | "outbound-if6" | "dns" | "search" | "hostname"
-                | "fqdn" | "map-host-loopback" | "map-guest-addr" | "dns-host" | "ns-mac-addr",
+                | "fqdn" | "dns-host" | "ns-mac-addr",
             )
             | Short('l' | 'p' | 'a' | 'n' | 'M' | 'g' | 'i' | 'o' | 'D' | 'S' | 'H') => {
                 parser.value()?;
@@ -151,13 +196,17 @@ struct Call {
     foreground: bool,
     log_level: Option<LogLevel>,
     published: Vec<PublishedPort>,
+    /// Connections to published ports of the host's loopback are to come from loopback inside.
+    loopback_to_loopback: bool,
+    reached: Vec<ReachedAddress>,
     dns: Vec<IpAddr>,
+    names_of_host: Vec<IpAddr>,
     words: Vec<OsString>,
 }
 
 impl Call {
     fn into_request(
-        self,
+        mut self,
         variable: &impl Fn(&'static str) -> Option<OsString>,
     ) -> Result<AttachRequest, EngineCallError> {
         let target = self.target()?;
@@ -166,6 +215,9 @@ impl Call {
                 flag: "an interface without `--config-net`".into(),
                 why: "its caller would configure it while it is made; rootlesskit before 2.1 can with slirp4netns",
             });
+        }
+        if self.loopback_to_loopback {
+            self.published.iter_mut().for_each(keep_loopback);
         }
         let config = self.config.or_else(|| engine::from_environment(variable));
         let interface: InterfaceName = {
@@ -201,12 +253,13 @@ impl Call {
                 preferred_name: self.name,
                 // Of several IPv6 addresses any may be chosen as a source: those stay on lo.
                 local_addresses: self.dns.iter().copied().filter(IpAddr::is_ipv4).collect(),
+                refused_addresses: self.names_of_host,
                 mtu_ceiling: self.mtu_ceiling,
                 ..EngineNeeds::default()
             },
             forwards: ForwardPlan {
                 published: self.published,
-                reached: Vec::new(),
+                reached: self.reached,
                 dns_alias: engine::dns_alias(self.dns),
                 later: false,
             },
@@ -241,6 +294,29 @@ impl Call {
             (None | Some(_), _) => Err(EngineCallError::NoTarget { wanted: WANTED }),
         }
     }
+}
+
+/// A port of the host's loopback: nobody but the host itself can connect to it, and may be seen as local inside.
+fn keep_loopback(port: &mut PublishedPort) {
+    if port.host.is_some_and(|host| host.is_loopback()) {
+        port.inside = port.host.map(|host| match host {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+}
+
+fn reached(value: &std::ffi::OsStr) -> Result<Vec<ReachedAddress>, EngineCallError> {
+    let value = value.to_string_lossy();
+    let ReachedAddresses(all) = value
+        .parse()
+        .map_err(|source| EngineCallError::Reach { value: value.clone().into_owned(), source })?;
+    Ok(all)
+}
+
+/// An address that stands for the host, or `none`.
+fn name_of_host(flag: &'static str, value: &std::ffi::OsStr) -> Result<Option<IpAddr>, EngineCallError> {
+    if value == "none" { Ok(None) } else { engine::address(flag, value).map(Some) }
 }
 
 /// pasta can let programs inside connect to the host's loopback; a tunnel is the only way out.
@@ -289,6 +365,7 @@ mod tests {
         let alias = request.forwards.dns_alias.unwrap();
         assert_eq!(alias.listen, ["169.254.1.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(alias.servers, [] as [IpAddr; 0], "the configuration's");
+        assert_eq!(request.engine.refused_addresses, ["169.254.1.2".parse::<IpAddr>().unwrap()]);
         let AttachTarget::Namespace(Target::Path { netns, userns: None }) = request.target else {
             panic!("{:?}", request.target)
         };
@@ -348,6 +425,43 @@ mod tests {
     }
 
     #[test]
+    fn the_host_is_reached_only_where_that_is_said() {
+        let line = "--config-net --wg-config w --map-guest-addr none --map-host-loopback none \
+             --reach 192.168.1.10:445 --reach 127.0.0.1:5432/udp --netns /x/y";
+        let request = parsed(line, &[]).unwrap();
+        assert_eq!(request.engine.refused_addresses, [] as [IpAddr; 0]);
+        let reached: Vec<String> = request.forwards.reached.iter().map(ToString::to_string).collect();
+        assert_eq!(reached, ["192.168.1.10:445/tcp", "127.0.0.1:5432/udp"]);
+    }
+
+    #[test]
+    fn outsiders_look_local_only_if_they_are_and_somebody_asks() {
+        let dialled = |line: &str| -> Vec<Option<IpAddr>> {
+            let line =
+                format!("--config-net --wg-config w -t 8080 -t 127.0.0.5/81 -t ::1/82 {line} --netns /x/y");
+            parsed(&line, &[]).unwrap().forwards.published.iter().map(|port| port.inside).collect()
+        };
+        assert_eq!(dialled(""), [None; 3]);
+        let loopback = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        assert_eq!(dialled("--host-lo-to-ns-lo"), [None, loopback("127.0.0.1"), loopback("::1")]);
+    }
+
+    #[test]
+    fn the_help_names_every_option_that_is_accepted() {
+        let source = include_str!("pasta.rs");
+        let parser = source.split("while let Some(argument)").nth(1).unwrap();
+        let parser = parser.split("Short(_) | Long(_)").next().unwrap();
+        let long = parser.split('"').skip(1).step_by(2);
+        let long: Vec<&str> = long
+            .filter(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-' || b.is_ascii_digit()))
+            .collect();
+        assert!(long.len() > 50, "{long:?}");
+        for flag in long.into_iter().filter(|word| !word.starts_with('-') && *word != "none") {
+            assert!(USAGE.contains(&format!("--{flag}")), "{flag}");
+        }
+    }
+
+    #[test]
     fn what_would_surprise_is_refused_in_one_line() {
         for (line, message) in [
             (
@@ -363,6 +477,17 @@ mod tests {
             ("--wg-config w", "no namespace given: expected `--netns PATH` or a process id"),
             ("--config-net --wg-config w -I a/b --netns /x/y", "interface name `a/b`"),
             ("--config-net --wg-config - --netns /x/y", "`--wg-config -`: a name or a path"),
+            (
+                "--wg-config w --map-host-loopback 10.0.0.1 --netns /x/y",
+                "`--map-host-loopback 10.0.0.1` cannot be had with a tunnel: the host's loopback would be a way \
+                 around it; `--reach 127.0.0.1:PORT` opens one port",
+            ),
+            ("--wg-config w --map-guest-addr host --netns /x/y", "`--map-guest-addr host`: an IP address"),
+            (
+                "--wg-config w --no-udp --netns /x/y",
+                "`--no-udp` cannot be had with a tunnel: it carries every protocol",
+            ),
+            ("--wg-config w --reach nas:445 --netns /x/y", "`--reach nas:445`"),
         ] {
             assert_eq!(parsed(line, &[]).unwrap_err().to_string(), message, "{line}");
         }

@@ -27,9 +27,10 @@ pub(super) fn parse(
     let wrong = || EngineCallError::Value { flag, value: text.clone().into_owned(), wanted: WANTED };
     let unsupported = |why| EngineCallError::Unsupported { flag: format!("`{flag} {text}`"), why };
     match &*text {
+        // rootlesskit's port driver `implicit` asks for `auto`.
         "none" => return Ok(Vec::new()),
         "auto" => return Err(unsupported("which ports programs inside listen on is not watched; name them")),
-        "all" => return Err(unsupported("name the ports")),
+        "all" => return Err(unsupported("every port of the host would be taken; name the ports")),
         _named => {}
     }
     let mut ports = Vec::new();
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn what_cannot_be_told_in_advance_is_refused() {
         assert!(refused("auto").starts_with("`-u auto` cannot be had with a tunnel"), "{}", refused("auto"));
-        assert!(refused("all").ends_with("name the ports"));
+        assert!(refused("all").ends_with(": every port of the host would be taken; name the ports"));
         assert!(refused("~80").contains("left out"));
         assert!(refused("%eth0/80").contains("interfaces"));
     }

@@ -224,6 +224,8 @@ impl Call {
                 preferred_name: container.map(ToOwned::to_owned),
                 configures_interface: !self.configure,
                 local_addresses: host_number(self.cidr, 100).into_iter().collect(),
+                // Whoever configures the interface itself wants a default route by this address.
+                refused_addresses: host_number(self.cidr, 2).filter(|_| self.configure).into_iter().collect(),
                 mtu_ceiling: self.mtu_ceiling,
                 port_socket: self.api_socket,
             },

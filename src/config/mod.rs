@@ -197,6 +197,7 @@ impl Config {
             catch_all: false,
             shared: false,
             local: Vec::new(),
+            refused: Vec::new(),
             mtu: self.interface.mtu,
         }
     }

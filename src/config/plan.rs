@@ -25,6 +25,10 @@ pub struct NetworkPlan {
     /// never the first choice for a source.
     #[serde(default)]
     pub local: Vec<IpAddr>,
+    /// Addresses that are answered with "no route to host" inside, at once: names for the host, which is not behind the
+    /// tunnel and must not be asked for there.
+    #[serde(default)]
+    pub refused: Vec<IpAddr>,
     /// Bytes; absent leaves it alone.
     pub mtu: Option<u32>,
 }

@@ -197,6 +197,13 @@ fn configure(
     }
     netlink.set_link(link.index, LinkSetting::Up(true))?;
     sync_routes(netlink, link.index, plan, &mut warnings)?;
+    for address in plan.refused.iter().copied().filter(|address| address.is_ipv4() || has_ipv6) {
+        match netlink.refuse_address(address) {
+            // Of an earlier tunnel here: the kernel keeps such routes, they are on no interface.
+            Err(NetlinkError::AddRoute { source, .. }) if source.is(Errno::EEXIST) => {}
+            other => other?,
+        }
+    }
     Ok(warnings)
 }
 

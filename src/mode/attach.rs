@@ -205,6 +205,9 @@ fn fit_to_engine(plan: &mut NetworkPlan, engine: &EngineNeeds, config: Option<&C
     plan.catch_all = config.is_some_and(|config| config.interface.table != Table::Off);
     plan.shared = engine.configures_interface;
     plan.local.clone_from(&engine.local_addresses);
+    // Not those that were asked for one by one.
+    plan.refused =
+        engine.refused_addresses.iter().copied().filter(|address| !plan.local.contains(address)).collect();
     if let Some(ceiling) = engine.mtu_ceiling {
         plan.mtu = plan.mtu.map(|mtu| mtu.min(ceiling.bytes()));
     }

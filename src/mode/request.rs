@@ -102,6 +102,8 @@ pub struct EngineNeeds {
     pub port_socket: Option<PathBuf>,
     /// Addresses that the engine dials from inside the namespace.
     pub local_addresses: Vec<IpAddr>,
+    /// Addresses by which programs inside ask for the host, and are refused.
+    pub refused_addresses: Vec<IpAddr>,
     /// No larger packets, whatever the configuration says. Engines ask for what suits their own forwarder, so this
     /// lowers the MTU but never raises it.
     pub mtu_ceiling: Option<Mtu>,

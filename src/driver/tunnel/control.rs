@@ -334,8 +334,8 @@ impl Control {
 
     fn apply_network(&mut self, plan: NetworkPlan) -> Result<(), String> {
         // Those are the mode's choice, of which no configuration knows.
-        let NetworkPlan { catch_all, shared, ref local, .. } = self.parts.plan;
-        let plan = NetworkPlan { catch_all, shared, local: local.clone(), ..plan };
+        let NetworkPlan { catch_all, shared, ref local, ref refused, .. } = self.parts.plan;
+        let plan = NetworkPlan { catch_all, shared, local: local.clone(), refused: refused.clone(), ..plan };
         let index = self.parts.state.index;
         let Some(watch) = &mut self.parts.watch else {
             return Err("the interface is configured by its caller".into());

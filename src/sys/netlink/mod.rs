@@ -482,6 +482,24 @@ impl Netlink {
             .map_err(|source| NetlinkError::AddRoute { destination, source })
     }
 
+    /// Has packets to one address refused, whatever other routes there are.
+    ///
+    /// # Errors
+    /// [`NetlinkError::AddRoute`]; EEXIST if there is a route to that address.
+    pub fn refuse_address(&mut self, address: IpAddr) -> Result<(), NetlinkError> {
+        let destination = IpNet::from(address);
+        let mut message = route_message(0, destination);
+        message.header.kind = RouteType::Unreachable;
+        message.header.scope = RouteScope::Universe;
+        message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+        self.connection
+            .request(
+                RouteNetlinkMessage::NewRoute(message),
+                NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+            )
+            .map_err(|source| NetlinkError::AddRoute { destination, source })
+    }
+
     /// Removes a route that [`add_route`](Self::add_route) added.
     ///
     /// # Errors
