@@ -4,7 +4,8 @@
 //! (identifier `wg4netns`, field `NAME`), else to a file. Every descriptor is opened here, before the sandbox closes;
 //! afterwards logging opens nothing.
 //!
-//! A line is worth less than a packet: one that cannot be written at once, because nobody reads the pipe, is dropped.
+//! A line is worth less than a packet: one that cannot be written at once, because nobody reads the pipe or the journal,
+//! is dropped.
 
 use std::error::Error;
 use std::fs::File;
@@ -27,6 +28,7 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::driver::failure::{Failure, FailureClass};
 use crate::driver::instance::InstanceName;
+use crate::driver::journal::{JOURNAL_SOCKET, JournalLayer};
 use crate::sys::signals;
 
 /// How our lines are found in the journal: `journalctl -t wg4netns NAME=…`.
@@ -177,18 +179,12 @@ pub fn log_path(name: &InstanceName) -> Result<PathBuf, LogError> {
 /// Whether detached instances log to the journal here.
 #[must_use]
 pub fn journal_is_there() -> bool {
-    Path::new("/run/systemd/journal/socket").exists()
+    Path::new(JOURNAL_SOCKET).exists()
 }
 
-fn journal(name: &InstanceName) -> Option<tracing_journald::Layer> {
-    let layer = tracing_journald::layer().ok()?;
-    let fields = [("NAME", name.as_str())];
-    Some(
-        layer
-            .with_syslog_identifier(JOURNAL_IDENTIFIER.into())
-            .with_field_prefix(None)
-            .with_custom_fields(fields),
-    )
+fn journal(name: &InstanceName) -> Option<JournalLayer> {
+    let fixed = [("SYSLOG_IDENTIFIER", JOURNAL_IDENTIFIER), ("NAME", name.as_str())];
+    JournalLayer::open(JOURNAL_SOCKET.into(), &fixed).ok()
 }
 
 /// Whether lines carry the time: in a file they must; a terminal or a supervisor has its own.

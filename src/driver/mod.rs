@@ -13,6 +13,7 @@ pub mod failure;
 pub(crate) mod fake_tunnel;
 pub mod instance;
 pub mod interface_name;
+pub mod journal;
 pub mod lifetime;
 pub mod link;
 pub mod link_setup;
