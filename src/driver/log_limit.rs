@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use crate::time::BootTime;
 
-/// Lines of one kind that are written in one [`WINDOW`]: enough to see what goes on.
-const LINES: u32 = 10;
-
 /// How long lines are counted together.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Counts the lines of one kind.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct LineLimit {
+    lines: u32,
     since: Option<BootTime>,
     written: u32,
     left_out: u64,
@@ -26,12 +24,18 @@ pub struct Admitted {
 }
 
 impl LineLimit {
+    /// So many lines a minute.
+    #[must_use]
+    pub const fn of(lines: u32) -> Self {
+        Self { lines, since: None, written: 0, left_out: 0 }
+    }
+
     /// Whether one more line may be written at `now`.
     pub fn admit(&mut self, now: BootTime) -> Option<Admitted> {
         if self.since.is_none_or(|since| now.duration_since(since) >= WINDOW) {
             (self.since, self.written) = (Some(now), 0);
         }
-        if self.written == LINES {
+        if self.written == self.lines {
             self.left_out += 1;
             return None;
         }
@@ -47,7 +51,7 @@ mod tests {
     #[test]
     fn a_few_lines_a_minute_are_written_and_the_others_counted() {
         let start = BootTime::from_nanos(7_000_000_000);
-        let mut limit = LineLimit::default();
+        let mut limit = LineLimit::of(10);
         let at = |millis| start + Duration::from_millis(millis);
         let written = (0..59_000).filter(|millis| limit.admit(at(*millis)).is_some()).count();
         assert_eq!(written, 10);

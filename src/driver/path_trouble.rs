@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Remotes remembered; with more in trouble than this the new ones go untold.
+/// Remotes remembered; with more in trouble than this the one whose trouble is oldest is forgotten.
 const MAX_TROUBLES: usize = 1024;
 
 /// What the kernel said about a remote.
@@ -23,52 +23,69 @@ pub enum PathTrouble {
 /// The troubles of all remotes; shared by the threads that send and receive.
 #[derive(Debug, Default)]
 pub struct PathTroubles {
-    by_remote: Mutex<HashMap<SocketAddr, PathTrouble>>,
+    table: Mutex<Table>,
     /// Nobody takes the lock while there are none.
     count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// The trouble, and when it was noted, in notes so far.
+    by_remote: HashMap<SocketAddr, (PathTrouble, u64)>,
+    notes: u64,
 }
 
 impl PathTroubles {
     /// Remembers the latest trouble of a remote.
     pub fn note(&self, remote: SocketAddr, trouble: PathTrouble) {
         let mut table = self.lock();
-        if table.len() < MAX_TROUBLES || table.contains_key(&remote) {
-            table.insert(remote, trouble);
+        table.notes += 1;
+        let Table { by_remote, notes } = &mut *table;
+        if by_remote.len() >= MAX_TROUBLES && !by_remote.contains_key(&remote) {
+            let oldest = by_remote.iter().min_by_key(|(_, (_, noted))| *noted).map(|(remote, _)| *remote);
+            oldest.map(|oldest| by_remote.remove(&oldest));
         }
-        self.count.store(table.len(), Ordering::Release);
+        by_remote.insert(remote, (trouble, *notes));
+        self.count.store(by_remote.len(), Ordering::Release);
+    }
+
+    /// Whether any remote is in trouble.
+    #[must_use]
+    pub fn are_some(&self) -> bool {
+        self.count.load(Ordering::Acquire) != 0
     }
 
     /// A datagram to the remote was taken by the kernel: earlier failures to send are over.
     pub fn handle_sent(&self, remote: &SocketAddr) {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if !self.are_some() {
             return;
         }
         let mut table = self.lock();
-        if matches!(table.get(remote), Some(PathTrouble::Unsent(_))) {
-            table.remove(remote);
+        if matches!(table.by_remote.get(remote), Some((PathTrouble::Unsent(_), _))) {
+            table.by_remote.remove(remote);
         }
-        self.count.store(table.len(), Ordering::Release);
+        self.count.store(table.by_remote.len(), Ordering::Release);
     }
 
     /// The remote was heard from: nothing stands in the way.
     pub fn handle_heard(&self, remote: &SocketAddr) {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if !self.are_some() {
             return;
         }
         let mut table = self.lock();
-        table.remove(remote);
-        self.count.store(table.len(), Ordering::Release);
+        table.by_remote.remove(remote);
+        self.count.store(table.by_remote.len(), Ordering::Release);
     }
 
     /// What is known about a remote.
     #[must_use]
     pub fn of(&self, remote: &SocketAddr) -> Option<PathTrouble> {
-        self.lock().get(remote).copied()
+        self.lock().by_remote.get(remote).map(|(trouble, _)| *trouble)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, PathTrouble>> {
-        // Every change leaves the map whole.
-        self.by_remote.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // Every change leaves the table whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,12 +107,16 @@ mod tests {
         assert_eq!(troubles.of(&remote), None);
     }
 
+    /// With the table full, no reason was ever told again.
     #[test]
-    fn the_table_is_bounded() {
+    fn the_table_is_bounded_and_the_latest_is_in_it() {
         let troubles = PathTroubles::default();
+        let remote = |port| SocketAddr::from(([192, 0, 2, 1], port));
         for port in 1..=2000 {
-            troubles.note(SocketAddr::from(([192, 0, 2, 1], port)), PathTrouble::Unsent(libc::EPERM));
+            troubles.note(remote(port), PathTrouble::Unsent(libc::EPERM));
         }
-        assert_eq!(troubles.lock().len(), MAX_TROUBLES);
+        assert_eq!(troubles.lock().by_remote.len(), MAX_TROUBLES);
+        assert_eq!(troubles.of(&remote(2000)), Some(PathTrouble::Unsent(libc::EPERM)));
+        assert_eq!(troubles.of(&remote(1)), None);
     }
 }

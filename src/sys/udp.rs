@@ -10,7 +10,8 @@
 //!
 //! Outer packets may be fragmented, as the kernel's WireGuard has it: IPv4 never sets DF and does not believe path MTU
 //! messages (`IP_PMTUDISC_OMIT`), so that a forged one cannot shrink anything; IPv6, where routers do not fragment,
-//! follows them (`IPV6_PMTUDISC_DONT`).
+//! follows them (`IPV6_PMTUDISC_DONT`). Of both, a message is reported in the place of a later send, as EMSGSIZE: that
+//! says nothing of what was to be sent then.
 
 use std::ffi::c_int;
 use std::io;
@@ -64,6 +65,8 @@ pub struct Transmit<'a> {
     pub source: Option<Source>,
     /// DSCP and ECN bits.
     pub traffic_class: u8,
+    /// Where the socket's buffer is full, because what is below takes no more, say EAGAIN instead of waiting.
+    pub dont_wait: bool,
 }
 
 /// A UDP socket bound to every address of both families.
@@ -314,10 +317,11 @@ impl UdpSocket {
             message.msg_control = control.bytes.as_mut_ptr().cast();
             message.msg_controllen = control_len(used);
         }
+        let flags = libc::MSG_NOSIGNAL | if transmit.dont_wait { libc::MSG_DONTWAIT } else { 0 };
         loop {
             // SAFETY: name, control and buffer are as long as the lengths beside them say and outlive the call;
             // sendmsg only reads them.
-            let rc = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+            let rc = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, flags) };
             if rc >= 0 {
                 return Ok(());
             }

@@ -12,6 +12,7 @@ use super::peer::{Notice, Peer, lock};
 pub use super::refused::Refused;
 use super::refused::RefusedTable;
 use super::staged::{MAX_STAGED_BYTES_OF_DEVICE, StagedPacket};
+use crate::key::PublicKey;
 
 /// The usual MTU of a WireGuard link, until the driver says otherwise.
 const DEFAULT_MTU: u32 = 1420;
@@ -99,6 +100,14 @@ impl DataPlane {
                 peer.forget_source();
             }
         }
+    }
+
+    /// Where datagrams to a peer are sent.
+    #[must_use]
+    pub fn endpoint(&self, peer: &PublicKey) -> Option<SocketAddr> {
+        let routes = self.routes.load();
+        let peer = routes.peers.iter().flatten().find(|known| known.public_key == *peer)?;
+        Some(peer.path()?.remote)
     }
 
     pub(super) fn count_drop(&self, reason: DropReason, count: u64) {

@@ -20,7 +20,7 @@ use crate::driver::endpoint_names::{EndpointNames, Outcome, Resolution};
 use crate::driver::link_setup;
 use crate::driver::link_watch::{LinkChange, LinkWatch};
 use crate::driver::log_limit::{Admitted, LineLimit};
-use crate::driver::udp::UdpPort;
+use crate::driver::udp::{Patience, UdpPort};
 use crate::key::PublicKey;
 use crate::packet::batch::DatagramBatch;
 use crate::sys::async_fd::watch;
@@ -73,6 +73,9 @@ pub(super) struct ControlParts {
     pub(super) threads: DataThreads,
 }
 
+/// Lines a minute about what root in the target does to its interfaces: enough to see what goes on.
+const LINK_LINES: u32 = 10;
+
 /// Owns the device and everything that changes it.
 pub struct Control {
     pub(super) parts: ControlParts,
@@ -113,8 +116,8 @@ impl Control {
             names,
             resolver: None,
             out: DatagramBatch::with_capacity(TX_SLAB_LEN, 64),
-            changes_said: LineLimit::default(),
-            other_links_said: LineLimit::default(),
+            changes_said: LineLimit::of(LINK_LINES),
+            other_links_said: LineLimit::of(LINK_LINES),
             started,
             parts,
         })
@@ -174,7 +177,8 @@ impl Control {
             self.out.clear();
             let more = self.parts.device.poll_transmit(clock::now(), &mut self.out);
             if !self.out.is_empty() {
-                data_threads::send(&self.data_plane, &self.parts.udp.load(), &self.out);
+                // SIGTERM and every command wait behind this: it must not wait for a slow network.
+                data_threads::send(&self.data_plane, &self.parts.udp.load(), &self.out, Patience::None);
             }
             if !more {
                 break;
@@ -201,6 +205,12 @@ impl Control {
         match event {
             DeviceEvent::SessionEstablished { peer, took, initiator } => {
                 info!(%peer, ?took, initiator, "session established");
+                let udp = self.parts.udp.load();
+                if udp.troubles().are_some()
+                    && let Some(endpoint) = self.data_plane.endpoint(peer)
+                {
+                    udp.troubles().handle_heard(&endpoint);
+                }
                 self.names.handle_handshakes(peer, 0, clock::now().boot);
                 self.parts.established.send_if_modified(|state| {
                     state.is_none() && state.replace(Established { peer: *peer, took: *took }).is_none()
@@ -208,6 +218,7 @@ impl Control {
             }
             DeviceEvent::Roamed { peer, from, to } => {
                 info!(%peer, "peer roamed");
+                self.parts.udp.load().troubles().handle_heard(to);
                 debug!(%peer, ?from, ?to, "endpoint changed");
             }
             DeviceEvent::HandshakesFailing { peer, attempts } => {

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use crate::driver::clock;
 use crate::driver::link::{Link, LinkError, ReadOutcome, Shutdown};
-use crate::driver::udp::{RECEIVE_STRIDE, UdpPort};
+use crate::driver::udp::{Patience, RECEIVE_STRIDE, UdpPort};
 use crate::packet::batch::{DatagramBatch, MAX_PACKET_LEN, MAX_SEGMENTS, PacketBatch, Path, VNET_HEADER_LEN};
 use crate::packet::coalesce::{CoalesceConfig, Coalescer};
 use crate::packet::split::{SegmentLayout, split_joined};
@@ -186,7 +186,7 @@ fn run_tx(
         replies.clear();
         path.handle_packets(&packets, now, &mut datagrams, &mut replies);
         if !datagrams.is_empty() {
-            send(data_plane, &udp.load(), &datagrams);
+            send(data_plane, &udp.load(), &datagrams, Patience::Full);
         }
         if let Err(end) = writer.write(&replies) {
             return Some(end);
@@ -270,8 +270,8 @@ impl From<LinkError> for ThreadEnd {
 }
 
 /// Sends a batch; what the socket refuses is counted, never fatal: protocol timers retry.
-pub(super) fn send(data_plane: &DataPlane, udp: &UdpPort, datagrams: &DatagramBatch) {
-    let outcome = udp.send(datagrams, clock::now().boot);
+pub(super) fn send(data_plane: &DataPlane, udp: &UdpPort, datagrams: &DatagramBatch, patience: Patience) {
+    let outcome = udp.send_with(datagrams, clock::now().boot, patience);
     for remote in outcome.stale_sources {
         data_plane.forget_source(remote);
     }

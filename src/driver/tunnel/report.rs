@@ -1,5 +1,6 @@
 //! What `status --json` and `run --report` are told. (driver)
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -37,13 +38,23 @@ pub(super) fn of(control: &Control) -> TunnelReport {
         peers,
         forwards: Vec::new(),
         refused: control.data_plane.refused().into_iter().map(refused).collect(),
-        drops: control
-            .data_plane
-            .drops()
-            .into_iter()
-            .map(|(reason, count)| (reason.name().to_owned(), count))
-            .collect(),
+        drops: drops(control),
     }
+}
+
+/// What was dropped: by the protocol, by reason; by the socket, by what the system said.
+fn drops(control: &Control) -> BTreeMap<String, u64> {
+    let udp = control.parts.udp.load();
+    let by_errno = |step: &str, counts: BTreeMap<i32, u64>| {
+        let name = |errno| format!("{step}: {}", std::io::Error::from_raw_os_error(errno));
+        counts.into_iter().map(|(errno, count)| (name(errno), count)).collect::<Vec<_>>()
+    };
+    let by_reason = control.data_plane.drops().into_iter();
+    by_reason
+        .map(|(reason, count)| (reason.name().to_owned(), count))
+        .chain(by_errno("cannot send", udp.send_failures()))
+        .chain(by_errno("cannot receive", udp.receive_errors()))
+        .collect()
 }
 
 fn age(peer: &PeerStatus, now: Now) -> Option<Duration> {

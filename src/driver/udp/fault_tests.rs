@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::tests::{LOCALHOST, NOW, receive, run, to};
-use super::{SendFailure, UdpPort};
+use super::{Patience, SendFailure, UdpPort};
 use crate::packet::batch::{LocalAddress, Path};
 use crate::sys::inside::{self, ip};
 
@@ -128,6 +128,45 @@ fn full_queues_and_filters_cost_the_run_and_nothing_else() {
     }
     assert_eq!(a.send(&batch, NOW).datagrams, 5);
     assert_eq!(receive(&b, 5000).0, [(5000, 1000)], "runs are still sent as runs");
+}
+
+/// An ICMP message that anybody can forge switched runs off for a minute, and another lost a datagram.
+#[test]
+fn an_error_that_an_earlier_datagram_brought_back_costs_nothing() {
+    for errno in ["EMSGSIZE", "ENONET", "EOPNOTSUPP", "EACCES", "ECONNREFUSED"] {
+        let test = "an_error_that_an_earlier_datagram_brought_back_costs_nothing";
+        if !under_injection(test, &format!("sendmsg:error={errno}:when=1")) {
+            continue;
+        }
+        let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+        assert_eq!(a.send(&run(to(LOCALHOST[0], &b), 5000, 1000, 0), NOW).failures, []);
+        assert_eq!(receive(&b, 5000).0, [(5000, 1000)], "in one run");
+        assert_eq!(a.refusal_count.load(Ordering::Acquire), 0);
+        return;
+    }
+}
+
+/// On a network that takes nothing the control task slept in the kernel, and did not hear SIGTERM.
+#[test]
+fn who_has_no_patience_is_not_kept_by_a_network_that_takes_no_more() {
+    let setup = "ip link set lo up
+        tc qdisc add dev lo root tbf rate 8kbit burst 70000 limit 1000000000";
+    if !inside_namespace("who_has_no_patience_is_not_kept_by_a_network_that_takes_no_more", setup) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    let batch = run(to(LOCALHOST[0], &b), 60_000, 60_000, 0);
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // More than any socket's buffer.
+        for _ in 0..2000 {
+            a.send_with(&batch, NOW, Patience::None);
+        }
+        done.send(a.send_failures()).unwrap();
+    });
+    let failures = finished.recv_timeout(Duration::from_secs(10)).expect("it does not wait");
+    assert!(failures[&libc::EAGAIN] > 100, "{failures:?}");
+    assert_eq!(failures.len(), 1, "{failures:?}");
 }
 
 #[test]

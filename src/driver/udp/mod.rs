@@ -11,6 +11,7 @@
 //!
 //! No errno ends anything here. What could not be sent is counted by errno, and the protocol's timers repeat it.
 
+mod failures;
 mod refusals;
 mod sender;
 
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::failures::Failures;
 use self::refusals::RefusalTable;
 use self::sender::Sender;
 use crate::driver::path_trouble::{PathTrouble, PathTroubles};
@@ -59,7 +61,17 @@ pub struct UdpPort {
     refusal_count: AtomicUsize,
     is_shut_down: AtomicBool,
     receive_errors: Mutex<BTreeMap<i32, u64>>,
+    failures: Failures,
     troubles: PathTroubles,
+}
+
+/// What to do where the socket's buffer is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Wait: whoever produces packets is to be slowed down.
+    Full,
+    /// Lose the datagram: whoever sends has other things to look after.
+    None,
 }
 
 /// What became of a batch that was sent.
@@ -122,6 +134,7 @@ impl UdpPort {
             refusal_count: AtomicUsize::new(0),
             is_shut_down: AtomicBool::new(false),
             receive_errors: Mutex::default(),
+            failures: Failures::default(),
             troubles: PathTroubles::default(),
         })
     }
@@ -244,11 +257,23 @@ impl UdpPort {
 
     /// Sends every run of `batch`, in order. A slot may be longer than one send takes; it is cut.
     pub fn send(&self, batch: &DatagramBatch, now: BootTime) -> SendOutcome {
+        self.send_with(batch, now, Patience::Full)
+    }
+
+    /// As [`send`](Self::send), with a choice of what to do where the socket takes no more for now.
+    pub fn send_with(&self, batch: &DatagramBatch, now: BootTime, patience: Patience) -> SendOutcome {
         let mut outcome = SendOutcome::default();
         for (index, slot) in batch.slots().iter().enumerate() {
-            Sender::new(self, slot, index, now, &mut outcome).send(batch.bytes(slot));
+            Sender::new(self, slot, index, now, patience, &mut outcome).send(batch.bytes(slot));
         }
+        self.failures.note(&outcome, now);
         outcome
+    }
+
+    /// Datagrams that could not be sent so far, by errno.
+    #[must_use]
+    pub fn send_failures(&self) -> BTreeMap<i32, u64> {
+        self.failures.by_errno()
     }
 
     fn may_segment(&self, remote: IpAddr, segment_len: usize, now: BootTime) -> bool {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{SendFailure, SendOutcome, UdpPort};
+use super::{Patience, SendFailure, SendOutcome, UdpPort};
 use crate::driver::path_trouble::PathTrouble;
 use crate::packet::batch::{DatagramSlot, MAX_DATAGRAM_RUN, MAX_SEGMENTS};
 use crate::sys::udp::Transmit;
@@ -14,6 +14,7 @@ pub(super) struct Sender<'a> {
     slot: &'a DatagramSlot,
     index: usize,
     now: BootTime,
+    patience: Patience,
     /// The pinned source, until it turns out to be stale.
     source: Option<(IpAddr, u32)>,
     outcome: &'a mut SendOutcome,
@@ -26,10 +27,11 @@ impl<'a> Sender<'a> {
         slot: &'a DatagramSlot,
         index: usize,
         now: BootTime,
+        patience: Patience,
         outcome: &'a mut SendOutcome,
     ) -> Self {
         let source = slot.path.local.map(|local| (local.address, local.ifindex));
-        Self { port, slot, index, now, source, outcome }
+        Self { port, slot, index, now, patience, source, outcome }
     }
 
     /// Sends the slot's bytes, in order; cut where they are more than one send takes.
@@ -85,10 +87,13 @@ impl<'a> Sender<'a> {
     fn attempt(&mut self, bytes: &[u8], segment_len: Option<u16>) -> Result<(), i32> {
         let DatagramSlot { path, traffic_class, .. } = *self.slot;
         let send = |source| {
-            let transmit = Transmit { bytes, segment_len, remote: path.remote, source, traffic_class };
+            let dont_wait = self.patience == Patience::None;
+            let transmit =
+                Transmit { bytes, segment_len, remote: path.remote, source, traffic_class, dont_wait };
             let once = || self.port.socket.send(&transmit);
             let sent = once().or_else(|error| {
-                // An earlier datagram's ICMP error is reported in this one's place, and only once.
+                // An earlier datagram's ICMP error is reported in this one's place, and only once: what the second
+                // attempt says is about this one.
                 let is_about_another = is_returned(error.raw_os_error().unwrap_or(0));
                 self.port.take_errors();
                 if is_about_another { once() } else { Err(error) }
@@ -128,7 +133,8 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// What an ICMP error about an earlier datagram can look like (`icmp_err_convert` of net/ipv4/icmp.c).
+/// What an ICMP error about an earlier datagram can look like (`icmp_err_convert` of net/ipv4/icmp.c, the same of
+/// net/ipv6/icmp.c, and "too big" of both). Anybody who knows our port can send one.
 const fn is_returned(errno: i32) -> bool {
     matches!(
         errno,
@@ -138,6 +144,10 @@ const fn is_returned(errno: i32) -> bool {
             | libc::EHOSTDOWN
             | libc::ENOPROTOOPT
             | libc::EPROTO
+            | libc::EMSGSIZE
+            | libc::ENONET
+            | libc::EOPNOTSUPP
+            | libc::EACCES
     )
 }
 

@@ -246,6 +246,7 @@ fn udp() -> Seen {
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         source: None,
         traffic_class: 0,
+        dont_wait: false,
     };
     let gso = sender.can_segment() && sender.send(&transmit).is_ok();
     if !gso {
