@@ -114,7 +114,7 @@ limited() {
   case $2 in
     yes) assert_status 0 ;;
     quiet) [ "$STATUS" -lt 128 ] || { said; fail "ended by a signal: $STATUS"; } ;;
-    *) [ "$STATUS" = 0 ] || assert_matches "a line" 'wg4netns: |memory allocation of .* failed|cannot allocate memory|cannot map' "$ERR" ;;
+    *) [ "$STATUS" = 0 ] || assert_matches "a line" 'wg4netns: |memory allocation of .* failed|cannot allocate memory|cannot map|failed to map' "$ERR" ;;
   esac
   nothing_made "$1"
   tell "status $STATUS $(grep -m 1 '^wg4netns' <<<"$ERR" | cut -c 1-90)"

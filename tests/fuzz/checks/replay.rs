@@ -3,13 +3,33 @@
 //! Bob has a session with Alice and has seen everything that he is sent again here, so that even a faithful copy is
 //! nothing new.
 
+use std::cell::RefCell;
+
 use wg4netns::packet::batch::Path;
 
 use crate::wireguard_node::{Datagram, Node, at, packet};
 
+/// Scripts that one session is used for: making one takes a hundred times longer than a script does.
+const SCRIPTS: u32 = 64;
+
+thread_local! {
+    /// A session, what went over the wire, and for how many scripts it is good.
+    static SESSION: RefCell<(Node, Node, Vec<Datagram>, u32)> = RefCell::new(session());
+}
+
 /// A script: what to send, how many bytes follow, those bytes.
-pub(crate) fn check(mut data: &[u8]) {
-    let (mut alice, mut bob, wire) = session();
+pub(crate) fn check(data: &[u8]) {
+    SESSION.with_borrow_mut(|session_now| {
+        if session_now.3 == 0 {
+            *session_now = session();
+        }
+        let (alice, bob, wire, left) = session_now;
+        *left -= 1;
+        play(data, alice, bob, wire);
+    });
+}
+
+fn play(mut data: &[u8], alice: &mut Node, bob: &mut Node, wire: &[Datagram]) {
     while let [op, len, rest @ ..] = data {
         let (bytes, behind) = rest.split_at(rest.len().min(usize::from(*len)));
         let index = usize::from(op / 4) % wire.len();
@@ -42,13 +62,13 @@ pub(crate) fn check(mut data: &[u8]) {
     alice.send(&genuine, at(0));
     let sent = alice.take_sent();
     bob.receive(&sent, at(0));
-    assert_eq!(bob.delivered, [genuine]);
+    assert_eq!(bob.take_delivered(), [genuine]);
     let endpoint = bob.device.status(at(0)).peers[0].endpoint;
     assert_eq!(endpoint, Some(alice.address), "a stranger moved the endpoint");
 }
 
 /// Alice and Bob with a session, and all that went over the wire.
-fn session() -> (Node, Node, Vec<Datagram>) {
+fn session() -> (Node, Node, Vec<Datagram>, u32) {
     let (mut alice, mut bob) = (Node::new(1, "192.0.2.1:1001"), Node::new(2, "192.0.2.2:1002"));
     alice.add_peer(&bob, &["10.0.0.2/32"], true, at(0));
     bob.add_peer(&alice, &["10.0.0.1/32"], false, at(0));
@@ -63,7 +83,7 @@ fn session() -> (Node, Node, Vec<Datagram>) {
     }
     assert_eq!(bob.take_delivered().len(), 1);
     assert!(wire.len() >= 3 && bob.sent.is_empty());
-    (alice, bob, wire)
+    (alice, bob, wire, SCRIPTS)
 }
 
 /// Changes bytes: pairs of place and difference.
