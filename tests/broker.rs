@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use wg4netns::driver::broker::{Broker, BrokerError, Resolver};
 use wg4netns::driver::endpoint_names::Lookup;
+use wg4netns::driver::namespace_child::Helper;
 
 #[test]
 fn it_resolves_and_ends_with_its_front() {
@@ -54,7 +55,8 @@ fn nonsense_ends_it_and_its_front_says_so() {
 }
 
 fn resolver() -> Resolver {
-    let broker = Broker::spawn_program(env!("CARGO_BIN_EXE_wg4netns").as_ref()).expect("the broker starts");
+    let broker =
+        Broker::spawn(&Helper::at(env!("CARGO_BIN_EXE_wg4netns").into())).expect("the broker starts");
     broker.into_resolver().expect("the runtime watches a socket")
 }
 

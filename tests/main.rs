@@ -8,6 +8,7 @@ mod netns;
 mod packet_model;
 mod packet_properties;
 mod packet_tun;
+mod pidfile;
 mod security_claims;
 mod wireguard_faults;
 mod wireguard_flood;

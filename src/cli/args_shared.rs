@@ -275,7 +275,7 @@ enum SandboxArg {
     Auto,
     /// Fail unless every layer is on
     Require,
-    /// No landlock, no seccomp
+    /// No landlock and no seccomp, in none of our processes
     Off,
 }
 

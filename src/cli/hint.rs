@@ -123,7 +123,7 @@ fn hint_of_start(error: &StartError) -> Advice {
             hint_of_publishing(*source)
         }
         StartError::PortsWithoutNamespace => Some("name the target by `--netns-pid` or `--netns`".into()),
-        StartError::Sandbox(_) => Some("`--sandbox=auto` goes on without what this kernel lacks".into()),
+        StartError::Sandbox(_) => Some(WITHOUT_LAYERS.into()),
         StartError::NotRunning { .. } => Some("`wg4netns ls` lists those that run".into()),
         StartError::Run(error) => hint_of_run(error),
         // The cause is in the chain, and has the advice.
@@ -183,6 +183,9 @@ fn hint_of_run(error: &RunError) -> Advice {
     }
 }
 
+/// For whoever requires a layer that is not to be had.
+const WITHOUT_LAYERS: &str = "`--sandbox=auto` goes on without what this kernel lacks";
+
 fn hint_of_setup(error: &SetupError) -> Advice {
     match error {
         SetupError::Join { source, .. } if source.is(Errno::EPERM) && Guards::here().seccomp => Some(
@@ -194,6 +197,7 @@ fn hint_of_setup(error: &SetupError) -> Advice {
         SetupError::OtherLinks { .. } => {
             Some("`--keep-other-links` allows it, but there is no kill switch then".into())
         }
+        SetupError::Unconfined(_) => Some(WITHOUT_LAYERS.into()),
         SetupError::Tun(error) => hint_of_tun(error),
         SetupError::Join { .. }
         | SetupError::Netlink(_)

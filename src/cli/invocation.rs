@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::CommandFactory;
 
 use super::args::CommandLine;
-use crate::driver::{broker, namespace_child, port_forward, run_child};
+use crate::driver::{broker, namespace_child, pidfile, port_forward, run_child};
 use crate::mode::doctor::probe;
 
 /// Whose command line it is.
@@ -22,6 +22,8 @@ pub(super) enum Face {
     Broker,
     /// The process that forwards ports.
     Forwarder,
+    /// The process that removes the pid file of this name.
+    Remover(OsString),
     /// One thing that `doctor` tries.
     DoctorProbe(String),
     /// One of the processes of `demo`.
@@ -58,6 +60,7 @@ pub(super) fn face(arguments: Vec<OsString>) -> Face {
         }
         Some(broker::ARGUMENT) => return Face::Broker,
         Some(port_forward::ARGUMENT) => return Face::Forwarder,
+        Some(pidfile::ARGUMENT) => return Face::Remover(arguments.get(3).cloned().unwrap_or_default()),
         Some(probe::ARGUMENT) => {
             let name = arguments.get(2).map(|name| name.to_string_lossy().into_owned());
             return Face::DoctorProbe(name.unwrap_or_default());

@@ -47,6 +47,7 @@ pub fn main() -> ExitCode {
         Face::RunChild(arguments) => mode::run_child::main(&arguments),
         Face::Broker => crate::driver::broker::main(),
         Face::Forwarder => crate::driver::port_forward::main(),
+        Face::Remover(name) => crate::driver::pidfile::main(&name),
         Face::DoctorProbe(name) => mode::doctor::probe::main(&name),
         #[cfg(feature = "demo")]
         Face::DemoPart(arguments) => demo::part(&arguments).into(),

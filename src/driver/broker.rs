@@ -4,7 +4,8 @@
 //! The parent locks itself down before its first thread runs; after that it can open neither `/etc/resolv.conf` nor a
 //! connection to the name service daemon. So a broker is started first: the same program, executed anew from
 //! `/proc/self/exe` with the hidden first argument [`ARGUMENT`], which shares no memory with the parent and so holds no key. Its
-//! standard input is one end of an unnamed sequenced-packet socket pair; each record is one JSON document.
+//! standard input is one end of an unnamed sequenced-packet socket pair; each record is one JSON document. The first one is
+//! the broker's: which layers of its own sandbox it could not have.
 //!
 //! The broker lives in the host's namespaces and asks the host's own resolver (`getaddrinfo`), one thread a lookup, at
 //! most [`MAX_LOOKUPS`] at a time. It ends when the parent does: the socket is then at its end, and PDEATHSIG comes
@@ -12,25 +13,32 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
 
 use super::endpoint_names::{Lookup, MAX_LOOKUPS, ResolvedAddress};
-use crate::sys::{null_device, sandbox, seccomp};
+use super::namespace_child::Helper;
+use crate::sys::confine::{self, confine};
+use crate::sys::fd_passing::adopt_fd;
+use crate::sys::sandbox::{MissingLayer, Policy};
+use crate::sys::{null_device, sandbox};
 
 /// The hidden first argument that makes the program a broker.
 pub const ARGUMENT: &str = "__broker";
 
 /// Largest record: 32 addresses or one name fit many times over.
 const MAX_RECORD: usize = 16 * 1024;
+
+/// How long a broker may take to begin.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// Addresses of one answer that are looked at.
 const MAX_ADDRESSES: usize = 32;
@@ -63,6 +71,8 @@ pub struct Answer {
 pub struct Broker {
     child: Child,
     socket: UnixDatagram,
+    /// Has said how confined it is.
+    introduced: bool,
 }
 
 impl Broker {
@@ -70,31 +80,45 @@ impl Broker {
     ///
     /// # Errors
     /// [`BrokerError::Start`].
-    pub fn spawn() -> Result<Self, BrokerError> {
-        Self::spawn_program(Path::new("/proc/self/exe")).map_err(BrokerError::Start)
+    pub fn spawn(helper: &Helper) -> Result<Self, BrokerError> {
+        Self::start(helper).map_err(BrokerError::Start)
     }
 
-    /// Starts `program` as the broker.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn spawn_program(program: &Path) -> io::Result<Self> {
+    fn start(helper: &Helper) -> io::Result<Self> {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        let child = Command::new(program)
-            .arg(ARGUMENT)
+        let child = helper
+            .command(ARGUMENT)
             .stdin(Stdio::from(theirs))
             .stdout(null_device::open()?)
             .stderr(null_device::open()?)
             .spawn()?;
-        Ok(Self { child, socket: UnixDatagram::from(ours) })
+        Ok(Self { child, socket: UnixDatagram::from(ours), introduced: false })
+    }
+
+    /// The layers of its sandbox that the broker could not have; waits until it has said so.
+    ///
+    /// # Errors
+    /// It has ended, or says nothing for [`INTRODUCTION`].
+    pub fn missing_layers(&mut self) -> Result<Vec<MissingLayer>, BrokerError> {
+        self.introduced = true;
+        self.socket.set_read_timeout(Some(INTRODUCTION)).map_err(BrokerError::Talk)?;
+        let mut record = vec![0; MAX_RECORD];
+        let len = self.socket.recv(&mut record).map_err(BrokerError::Talk)?;
+        if len == 0 {
+            return Err(BrokerError::Ended);
+        }
+        serde_json::from_slice(&record[..len]).map_err(|error| BrokerError::Talk(error.into()))
     }
 
     /// Hands the broker to the control task; needs a tokio runtime around it.
     ///
     /// # Errors
-    /// [`BrokerError::Start`] if the socket cannot be registered with the event loop.
-    pub fn into_resolver(self) -> Result<Resolver, BrokerError> {
+    /// [`BrokerError::Start`] if the socket cannot be registered with the event loop; or it has ended already.
+    pub fn into_resolver(mut self) -> Result<Resolver, BrokerError> {
+        if !self.introduced {
+            self.missing_layers()?;
+        }
         self.socket.set_nonblocking(true).map_err(BrokerError::Start)?;
         let socket = self.socket.try_clone().map_err(BrokerError::Start)?;
         let socket = tokio::net::UnixDatagram::from_std(socket).map_err(BrokerError::Start)?;
@@ -164,15 +188,14 @@ pub fn main() -> ExitCode {
         .and_then(|()| sandbox::no_core_files())
         .and_then(|()| sandbox::no_new_privileges())
         .and_then(|()| sandbox::drop_capabilities(false));
-    // Last. A kernel without filters is the tunnel's to complain of.
-    let filtered = match seccomp::is_available() {
-        Ok(()) => seccomp::restrict(seccomp::Role::Broker),
-        Err(_not_on_this_kernel) => Ok(()),
-    };
-    let socket = io::stdin().as_fd().try_clone_to_owned();
-    match (hardened, filtered, socket) {
-        (Ok(()), Ok(()), Ok(socket)) => serve(socket),
-        (Err(_), _, _) | (_, Err(_), _) | (_, _, Err(_)) => ExitCode::FAILURE,
+    let missing = confine(&confine::Helper::Broker, Policy::of_this_helper());
+    match (hardened, adopt_fd(0)) {
+        (Ok(()), Ok(socket)) => {
+            let socket = UnixDatagram::from(socket);
+            let told = serde_json::to_vec(&missing).is_ok_and(|record| socket.send(&record).is_ok());
+            if told { serve(socket.into()) } else { ExitCode::FAILURE }
+        }
+        (Err(_), _) | (_, Err(_)) => ExitCode::FAILURE,
     }
 }
 
@@ -245,7 +268,7 @@ fn is_routable(address: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::process::Command;
 
     use super::*;
 
@@ -297,7 +320,7 @@ mod tests {
             std::thread::spawn(move || serve(theirs));
             // Any process stands in for the broker's: what matters here is the socket.
             let child = Command::new("/bin/sh").arg("-c").arg("exec sleep 60").spawn().unwrap();
-            let broker = Broker { child, socket: ours };
+            let broker = Broker { child, socket: ours, introduced: true };
             let resolver = broker.into_resolver().unwrap();
             for id in 0..50 {
                 resolver.ask(&Lookup { id, host: "127.0.0.1".to_owned(), port: 1 }).unwrap();

@@ -23,6 +23,7 @@ pub mod logging;
 pub mod mtu;
 pub mod namespace_child;
 pub mod path_trouble;
+pub mod pidfile;
 pub mod port_forward;
 pub mod port_socket;
 pub mod private_etc;

@@ -33,6 +33,7 @@ use crate::sys::netlink::{LinkState, Netlink, NetlinkError, News, RtnetlinkSocke
 use crate::sys::null_device;
 use crate::sys::os_error::OsError;
 use crate::sys::packet_socket;
+use crate::sys::sandbox::{MissingLayer, Policy};
 use crate::sys::tun::{self, TunError};
 
 /// The hidden first argument that makes this program the namespace child.
@@ -42,13 +43,27 @@ pub const CHILD_ARGUMENT: &str = "__namespace-child";
 #[derive(Clone, Debug)]
 pub struct Helper {
     program: PathBuf,
+    policy: Policy,
 }
 
 impl Helper {
     /// This very program, also if its file was replaced meanwhile.
     #[must_use]
     pub fn this_program() -> Self {
-        Self { program: PathBuf::from("/proc/self/exe") }
+        Self::at(PathBuf::from("/proc/self/exe"))
+    }
+
+    /// The same, told what to do where a layer of its sandbox cannot be had.
+    #[must_use]
+    pub fn under(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// The program, as the helper that this hidden first argument makes of it.
+    pub(crate) fn command(&self, argument: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg0("wg4netns").args([argument, self.policy.word()]);
+        command
     }
 
     /// The file.
@@ -60,7 +75,7 @@ impl Helper {
     /// A wg4netns binary elsewhere: for programs that use this crate as a library.
     #[must_use]
     pub const fn at(program: PathBuf) -> Self {
-        Self { program }
+        Self { program, policy: Policy::Auto }
     }
 }
 
@@ -171,6 +186,9 @@ pub enum SetupError {
     /// It went away while it was configured.
     #[error("the interface disappeared while it was configured")]
     Disappeared,
+    /// A layer of the child's sandbox that is required.
+    #[error(transparent)]
+    Unconfined(MissingLayer),
     /// Protecting the child from the target failed.
     #[error("cannot protect the helper from the target")]
     Harden {
@@ -186,7 +204,7 @@ impl SetupError {
         match self {
             Self::OtherLinks { .. } => FailureClass::Target,
             Self::Tun(TunError::Exists { .. }) => FailureClass::InUse,
-            Self::Join { .. } | Self::Tun(_) | Self::Netlink(_) => FailureClass::Kernel,
+            Self::Join { .. } | Self::Tun(_) | Self::Netlink(_) | Self::Unconfined(_) => FailureClass::Kernel,
             Self::Disappeared | Self::Harden { .. } => FailureClass::General,
         }
     }
@@ -388,13 +406,8 @@ pub(crate) fn converse<T: DeserializeOwned>(
 ) -> Result<Conversation<T>, ChildError> {
     let (ours, theirs) = fd_passing::pair().map_err(|source| ChildError::Talk { source })?;
     let cannot_start = |source| ChildError::Start { program: helper.program.clone(), source };
-    let mut command = Command::new(&helper.program);
-    command
-        .arg0("wg4netns")
-        .arg(CHILD_ARGUMENT)
-        .env_clear()
-        .stdin(theirs)
-        .stdout(null_device::open().map_err(cannot_start)?);
+    let mut command = helper.command(CHILD_ARGUMENT);
+    command.env_clear().stdin(theirs).stdout(null_device::open().map_err(cannot_start)?);
     if matches!(work, Work::Sockets(_)) {
         // It stays: out of reach of what a terminal sends to its foreground group, and of whoever waits for our output
         // to be closed.

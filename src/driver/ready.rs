@@ -1,4 +1,4 @@
-//! Telling others that the tunnel is ready: descriptor, pid file, service manager, waiting caller. (tasks)
+//! Telling others that the tunnel is ready: descriptor, service manager, waiting caller. (tasks)
 //!
 //! Everything is opened by [`Readiness::prepare`], before the sandbox closes; announcing writes to what is open.
 
@@ -7,13 +7,11 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 use crate::driver::daemonize::{Caller, DaemonizeError};
 use crate::driver::failure::{Failure, FailureClass};
-use crate::sys::inode;
 
 /// Why readiness could not be prepared or announced.
 #[derive(Debug, thiserror::Error)]
@@ -103,59 +101,6 @@ fn service_manager() -> Option<UnixDatagram> {
     Some(socket)
 }
 
-/// A file that holds our process id while we live.
-#[derive(Debug)]
-pub struct PidfileGuard {
-    path: PathBuf,
-    /// What was written: tells whether the path still leads to it. The sandbox lets us remove, but not read.
-    file: File,
-}
-
-impl PidfileGuard {
-    /// Writes the file, whole: a reader sees the old content or the new one.
-    ///
-    /// # Errors
-    /// The directory cannot be written.
-    pub fn write(path: &Path) -> Result<Self, ReadyError> {
-        let failed = |source| ReadyError::Pidfile { path: path.into(), source };
-        // The guard may outlive a change of directory.
-        let path = std::path::absolute(path).map_err(failed)?;
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(format!(".{}", std::process::id()));
-        let opened = File::options().create_new(true).write(true).mode(0o644).open(&temporary);
-        let mut file = opened.map_err(failed)?;
-        let written =
-            writeln!(file, "{}", std::process::id()).and_then(|()| std::fs::rename(&temporary, &path));
-        if let Err(source) = written {
-            std::fs::remove_file(&temporary).ok();
-            return Err(failed(source));
-        }
-        Ok(Self { path, file })
-    }
-
-    /// The file, by its absolute path: the sandbox must let us look at it and remove it.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether the path still leads to what we wrote.
-    fn is_ours(&self) -> bool {
-        inode::is_at(&self.path, &self.file)
-    }
-}
-
-impl Drop for PidfileGuard {
-    fn drop(&mut self) {
-        // Somebody who took the path over keeps it.
-        if self.is_ours()
-            && let Err(error) = inode::remove(&self.path)
-        {
-            tracing::debug!(%error, "cannot remove the pid file");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -195,22 +140,5 @@ mod tests {
         assert_eq!(next(), format!("READY=1\nMAINPID={}\nSTATUS=up\n", std::process::id()));
         assert_eq!(next(), "STATUS=peer answered\n");
         assert_eq!(next(), "STOPPING=1\n");
-    }
-
-    #[test]
-    fn a_pid_file_is_removed_unless_somebody_took_it_over() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("pid");
-        let guard = PidfileGuard::write(&path).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
-        drop(guard);
-        assert!(!path.exists());
-
-        let guard = PidfileGuard::write(&path).unwrap();
-        std::fs::write(directory.path().join("theirs"), "1\n").unwrap();
-        std::fs::rename(directory.path().join("theirs"), &path).unwrap();
-        drop(guard);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n");
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file stays");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //! A socket belongs to the network namespace it was made in, whoever uses it later. So a namespace child stays after it
-//! joined: it puts the addresses to listen on on `lo`, makes the listeners, hands them over, gives up every capability
-//! and nearly every system call, and from then on answers a request for a socket with the socket or an errno. It never
+//! joined: it puts the addresses to listen on on `lo`, makes the listeners, gives up every capability, every file
+//! and nearly every system call, hands them over, and from then on answers a request for a socket with the socket or an errno. It never
 //! connects, reads or writes; who asked does. Its dying with its parent (PDEATHSIG, or the end of its socket) is what
 //! lets go of the namespace.
 //!
@@ -28,10 +28,11 @@ use super::namespace_child::{
 use super::target::OpenTarget;
 use crate::config::publish::Transport;
 use crate::sys::async_fd::watch;
+use crate::sys::confine::{self, confine};
 use crate::sys::netlink::{LinkSetting, Netlink, NetlinkError};
 use crate::sys::os_error::OsError;
+use crate::sys::sandbox::{self, MissingLayer, Policy};
 use crate::sys::sockets::{self, SocketKind};
-use crate::sys::{sandbox, seccomp};
 
 /// Listeners inside at most: all of them travel with one record.
 pub const MAX_LISTENERS: usize = 128;
@@ -115,8 +116,17 @@ pub(crate) struct SocketsRequest {
     listeners: Vec<InsideListener>,
 }
 
-/// The answer, with one descriptor a listener that was made.
-type Ready = Result<Vec<Option<OsError>>, FactorySetupError>;
+/// The answer.
+type Ready = Result<Begun, FactorySetupError>;
+
+/// What was done before the first request.
+#[derive(Debug, Serialize, Deserialize)]
+struct Begun {
+    /// Why each listener was not made, or with one descriptor that it was.
+    refused: Vec<Option<OsError>>,
+    /// Layers of its sandbox that the child could not have.
+    missing: Vec<MissingLayer>,
+}
 
 /// A request for one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +150,8 @@ pub struct SocketFactory {
     pub listeners: Vec<(InsideListener, OwnedFd)>,
     /// Optional ones that cannot be had, and why.
     pub skipped: Vec<(InsideListener, OsError)>,
+    /// Layers of its sandbox that it could not have.
+    pub missing: Vec<MissingLayer>,
 }
 
 impl SocketFactory {
@@ -159,22 +171,22 @@ impl SocketFactory {
         let work = Work::Sockets(SocketsRequest { listeners: listeners.clone() });
         let Conversation { child, socket, reply, fds } =
             namespace_child::converse::<Ready>(helper, target, work)?;
-        let missing =
+        let Begun { refused, missing } =
             reply.map_err(|source| FactoryError::Setup { target: target.target().to_string(), source })?;
-        let wanted = missing.iter().filter(|missing| missing.is_none()).count();
-        if missing.len() != listeners.len() || fds.len() != wanted {
+        let wanted = refused.iter().filter(|refused| refused.is_none()).count();
+        if refused.len() != listeners.len() || fds.len() != wanted {
             let fault = HandoverFault::Count { got: fds.len(), wanted };
             return Err(ChildError::Handover(fault).into());
         }
         let mut fds = fds.into_iter();
         let (mut made, mut skipped) = (Vec::new(), Vec::new());
-        for (listener, missing) in listeners.into_iter().zip(missing) {
-            match missing {
+        for (listener, refused) in listeners.into_iter().zip(refused) {
+            match refused {
                 Some(error) => skipped.push((listener, error)),
                 None => made.extend(fds.next().map(|fd| (listener, fd))),
             }
         }
-        Ok(Self { child, channel: socket, listeners: made, skipped })
+        Ok(Self { child, channel: socket, listeners: made, skipped, missing })
     }
 
     /// What keeps the child alive, the channel to it, and its listeners.
@@ -250,29 +262,26 @@ async fn ask(
 /// The child's side, when it has joined or could not: until its socket ends.
 pub(crate) fn work(socket: &OwnedFd, entered: Result<(), SetupError>, request: &SocketsRequest) -> ExitCode {
     let made = entered.map_err(FactorySetupError::Join).and_then(|()| make(&request.listeners));
-    let sent = match made {
+    // What is needed for low ports and for addresses is not needed any more.
+    let begun = made.and_then(|made| Ok((give_up().map_err(FactorySetupError::Join)?, made)));
+    let sent = match begun {
         Err(error) => child_channel::send::<Ready>(socket, &Err(error), &[]).map(|()| false),
-        Ok(made) => {
+        Ok((missing, made)) => {
             let fds: Vec<_> = made.iter().flatten().map(AsFd::as_fd).collect();
-            let missing = made.iter().map(|made| made.as_ref().err().copied()).collect();
-            child_channel::send::<Ready>(socket, &Ok(missing), &fds).map(|()| true)
+            let refused = made.iter().map(|made| made.as_ref().err().copied()).collect();
+            child_channel::send::<Ready>(socket, &Ok(Begun { refused, missing }), &fds).map(|()| true)
         }
     };
-    match (sent, confine()) {
-        (Ok(true), Ok(())) => serve(socket),
-        (Ok(_) | Err(_), Ok(()) | Err(())) => ExitCode::FAILURE,
+    match sent {
+        Ok(true) => serve(socket),
+        Ok(false) | Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// What is needed for low ports and for addresses is not needed any more.
-fn confine() -> Result<(), ()> {
-    let confined = sandbox::no_new_privileges().and_then(|()| sandbox::drop_capabilities(false));
-    confined.map_err(drop)?;
-    match seccomp::is_available() {
-        Ok(()) => seccomp::restrict(seccomp::Role::Factory).map_err(drop),
-        // A kernel without filters is the tunnel's to complain of.
-        Err(_not_on_this_kernel) => Ok(()),
-    }
+fn give_up() -> Result<Vec<MissingLayer>, SetupError> {
+    let given_up = sandbox::no_new_privileges().and_then(|()| sandbox::drop_capabilities(false));
+    given_up.map_err(|source| SetupError::Harden { source })?;
+    Ok(confine(&confine::Helper::Factory, Policy::of_this_helper()))
 }
 
 fn serve(socket: &OwnedFd) -> ExitCode {

@@ -20,8 +20,9 @@ use crate::driver::interface_name::InterfaceName;
 use crate::driver::lifetime::{END_SIGNALS, LifeLine, Lifetime};
 use crate::driver::logging::{self, LogDestination};
 use crate::driver::namespace_child::{self, ChildRequest, Helper};
+use crate::driver::pidfile::PidfileGuard;
 use crate::driver::port_socket::PortSocket;
-use crate::driver::ready::{PidfileGuard, Readiness};
+use crate::driver::ready::Readiness;
 use crate::driver::target::{OpenTarget, Target};
 use crate::driver::tunnel::{Tunnel, wait_for_handshake};
 use crate::driver::uapi_server::{self, Access};
@@ -69,11 +70,12 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
     if !forwards.is_empty() && matches!(request.target, AttachTarget::Tun(_)) {
         return Err(StartError::PortsWithoutNamespace);
     }
-    let mut forwarder = forward::listen(&forwards)?;
+    let helper = Helper::this_program().under(request.sandbox);
+    let mut forwarder = forward::listen(&forwards, &helper)?;
     let port_socket = request.engine.port_socket.as_deref().map(PortSocket::bind).transpose()?;
     let device = start::make_device(config, &foundation.udp)?;
     let names = start::endpoint_names(config);
-    let broker = start::start_broker(&names)?;
+    let broker = start::start_broker(&names, &helper)?;
     let mut plan = start::network_plan(config, request.mtu, request.routes);
     fit_to_engine(&mut plan, &request.engine, config);
     if let Some(path) = &request.write_resolv_conf {
@@ -88,6 +90,7 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
         lines.push(LifeLine::SocketFile(foundation.socket.path().to_owned()));
     }
 
+    let mut missing = Vec::new();
     let (interface, recorded) = match request.target {
         AttachTarget::Tun(queue) => {
             (Interface::from_tun(queue, plan.mtu.unwrap_or_default())?, RecordedTarget::Tun)
@@ -103,10 +106,11 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
                 keep_other_links: request.keep_other_links,
                 replace: request.engine.configures_interface,
             };
-            let handover = namespace_child::spawn(&Helper::this_program(), &target, &child)?;
+            let handover = namespace_child::spawn(&helper, &target, &child)?;
             if let Some(forwarder) = &mut forwarder {
                 // The addresses of a bare interface are somebody else's to know.
-                forward::begin(forwarder, &target, &forwards, (!bare).then_some(&plan))?;
+                let own = (!bare).then_some(&plan);
+                missing = forward::begin(forwarder, &helper, &target, &forwards, own)?;
             }
             lines.extend(target.life_line());
             (Interface::from_handover(handover)?, recorded)
@@ -117,8 +121,11 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
     let mut assembly = start::assemble(foundation, device, interface, plan, names, broker, wait.is_some());
 
     assembly.forwarder = forwarder;
+    assembly.missing_layers = missing;
     assembly.port_socket = port_socket;
-    let pidfile = request.ready.pidfile.as_deref().map(PidfileGuard::write).transpose()?;
+    let pidfile = request.ready.pidfile.as_deref();
+    let pidfile = pidfile.map(|path| PidfileGuard::write(path, &helper)).transpose()?;
+    assembly.missing_layers.extend(pidfile.iter().flat_map(PidfileGuard::missing_layers).cloned());
     let readiness = Readiness::prepare(request.ready.ready_fd.take(), caller);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Machinery)?;
@@ -126,7 +133,7 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
         // Before the sandbox: what is watched must be opened.
         let lifetime = Lifetime::watch(lines).map_err(StartError::from)?;
         let access = Access::of_this_process();
-        start::lock_down(&mut assembly, false, pidfile.as_ref(), request.sandbox)?;
+        start::lock_down(&mut assembly, false, request.sandbox)?;
         serve(assembly, access, lifetime, readiness, wait).await
     });
     drop(pidfile);
@@ -141,7 +148,7 @@ pub(super) async fn serve(
     mut readiness: Readiness,
     wait: Option<Duration>,
 ) -> Result<(), StartError> {
-    let Assembly { instance, listener, socket, parts, forwarder, port_socket } = assembly;
+    let Assembly { instance, listener, socket, parts, forwarder, port_socket, missing_layers: _ } = assembly;
     let Tunnel { mut control, handle, established } = Tunnel::start(parts)?;
     let mut tasks = JoinSet::new();
     let (handle, forwarder) = forward::hand_out(forwarder, handle, &mut tasks)?;

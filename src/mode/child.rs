@@ -4,7 +4,8 @@
 //! # Theory of operation
 //! It is this program with a hidden first argument, started by [`crate::driver::namespace_child`] with a socket as its
 //! standard input. It works where somebody else is root, so it first makes itself unreadable and closes what it
-//! inherited; it holds no key, runs no other program, and has one thread. The interface lives as long as a descriptor
+//! inherited; it holds no key, runs no other program, and has one thread. Where it makes an interface it can open the TUN
+//! device and settings of the network and no other file, and ends at a system call that only an intruder would make. The interface lives as long as a descriptor
 //! of it, so whatever kills the child or its parent, at any instruction, removes the interface.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,10 +18,11 @@ use crate::driver::child_channel;
 use crate::driver::link_setup;
 use crate::driver::namespace_child::{Request, SetupError, Work, send_reply};
 use crate::driver::socket_factory;
+use crate::sys::confine;
 use crate::sys::fd_passing::adopt_fd;
 use crate::sys::namespace::{self, NamespaceKind};
 use crate::sys::os_error::OsError;
-use crate::sys::sandbox;
+use crate::sys::sandbox::{self, Policy};
 
 /// The whole life of the child. Must be called before anything else in the process has opened a descriptor.
 #[must_use]
@@ -35,7 +37,7 @@ pub fn main() -> ExitCode {
     let entered = enter(&request, fds);
     match &request.work {
         Work::Link(link) => {
-            let made = entered.and_then(|()| link_setup::make(link));
+            let made = entered.and_then(|()| confine()).and_then(|()| link_setup::make(link));
             let sent = send_reply(&socket, made.as_ref().map_err(Clone::clone));
             // If nobody listens any more there is nobody to tell, and what was made ends with this process.
             if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -48,6 +50,16 @@ fn enter(request: &Request, fds: Vec<OwnedFd>) -> Result<(), SetupError> {
     join(request, fds)?;
     // Joining a user namespace of another owner has made us readable again, and orphans that nobody kills.
     protect().map_err(|source| SetupError::Harden { source })
+}
+
+/// For the rest of a short life. Kernels without these layers are the tunnel's to complain of.
+fn confine() -> Result<(), SetupError> {
+    let policy = Policy::of_this_helper();
+    sandbox::no_new_privileges().map_err(|source| SetupError::Harden { source })?;
+    match confine::confine(&confine::Helper::LinkMaker, policy).pop() {
+        Some(missing) if policy == Policy::Require => Err(SetupError::Unconfined(missing)),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn harden() -> Result<(), OsError> {

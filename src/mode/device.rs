@@ -76,7 +76,7 @@ fn device(request: DeviceRequest, caller: Option<Caller>) -> Result<(), StartErr
         let access = Access::of_this_process();
         // `wg set … fwmark` is what keeps wg-quick's default route from swallowing our own datagrams.
         let keep_net_admin = true;
-        start::lock_down(&mut assembly, keep_net_admin, None, request.sandbox)?;
+        start::lock_down(&mut assembly, keep_net_admin, request.sandbox)?;
         serve(assembly, access, lifetime, readiness, None).await
     })
 }

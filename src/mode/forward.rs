@@ -13,6 +13,7 @@ use crate::driver::namespace_child::Helper;
 use crate::driver::port_forward::{Forward, ForwardKind, Forwarder, RunningForwarder, inside_listeners};
 use crate::driver::socket_factory::SocketFactory;
 use crate::driver::target::OpenTarget;
+use crate::sys::sandbox::MissingLayer;
 
 /// Fills in what the plan leaves to the configuration: whom the DNS alias asks.
 pub(super) fn complete(plan: &mut ForwardPlan, config: Option<&Config>, options: &DnsOptions) {
@@ -28,11 +29,11 @@ pub(super) fn complete(plan: &mut ForwardPlan, config: Option<&Config>, options:
 }
 
 /// Takes the host's ports, before the target is touched. Nothing is started if nothing is asked for.
-pub(super) fn listen(plan: &ForwardPlan) -> Result<Option<Forwarder>, StartError> {
+pub(super) fn listen(plan: &ForwardPlan, helper: &Helper) -> Result<Option<Forwarder>, StartError> {
     if plan.is_empty() {
         return Ok(None);
     }
-    let mut forwarder = Forwarder::spawn(&Helper::this_program())?;
+    let mut forwarder = Forwarder::spawn(helper)?;
     for port in &plan.published {
         let forwards = forwarder.publish(*port)?;
         for forward in forwards {
@@ -53,20 +54,21 @@ fn say(forward: &Forward, chosen: bool) {
     }
 }
 
-/// Begins to forward into `target`, whose own addresses are in `network` if they are known.
+/// Begins to forward into `target`, whose own addresses are in `network` if they are known. Tells which layers of their
+/// sandboxes the helpers could not have.
 pub(super) fn begin(
     forwarder: &mut Forwarder,
+    helper: &Helper,
     target: &OpenTarget,
     plan: &ForwardPlan,
     network: Option<&NetworkPlan>,
-) -> Result<(), StartError> {
-    let factory = SocketFactory::spawn(&Helper::this_program(), target, inside_listeners(plan))?;
+) -> Result<Vec<MissingLayer>, StartError> {
+    let factory = SocketFactory::spawn(helper, target, inside_listeners(plan))?;
     let own = network.map(|network| network.addresses.iter().map(IpNet::addr).collect());
     for (listener, error) in &factory.skipped {
         warn!("nothing listens on {} inside: {error}", listener.address);
     }
-    forwarder.start(factory, plan, own.unwrap_or_default())?;
-    Ok(())
+    Ok(forwarder.start(factory, plan, own.unwrap_or_default())?)
 }
 
 /// Lets everybody who has the tunnel's handle ask for forwards; what is returned keeps them up.

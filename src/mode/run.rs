@@ -40,10 +40,11 @@ pub fn run(request: RunRequest) -> Result<u8, StartError> {
     let choice = start::name_choice(request.name.as_ref(), loaded.stem(), &request.interface);
     let signals = SignalQueue::take(&RUN_SIGNALS)?;
     let foundation = start::lay_foundation_for_command(request.uapi_dir.as_deref(), &choice, config)?;
-    let mut forwarder = forward::listen(&request.forwards)?;
+    let helper = Helper::this_program().under(request.sandbox);
+    let mut forwarder = forward::listen(&request.forwards, &helper)?;
     let device = start::make_device(config, &foundation.udp)?;
     let names = start::endpoint_names(config);
-    let broker = start::start_broker(&names)?;
+    let broker = start::start_broker(&names, &helper)?;
     let mut plan = start::network_plan(config, request.mtu, true);
     plan.catch_all = loaded.config.interface.table != Table::Off;
     let resolv_conf = start::resolv_conf(config, &request.dns);
@@ -66,24 +67,26 @@ pub fn run(request: RunRequest) -> Result<u8, StartError> {
         command: command_or_shell(request.command),
     };
     let report_to = request.report.map(ReportSink::open).transpose()?;
-    let RunHandover { link, warnings, child } = spawn_run(&Helper::this_program(), &options, signals)?;
+    let RunHandover { link, warnings, child } = spawn_run(&helper, &options, signals)?;
     for warning in &warnings {
         warn!("{warning}");
     }
     let pid = child.pid();
     let target = RecordedTarget::Pid { pid, starttime: start_time(pid).unwrap_or_default() };
     start::record(&foundation.instance, "run", &request.interface, target, Some(loaded.config.name.clone()))?;
+    let mut missing = Vec::new();
     if let Some(forwarder) = &mut forwarder {
         let inside = Target::Pid(pid).open().map_err(|source| StartError::Target {
             interface: request.interface.clone(),
             target: "the command".into(),
             source,
         })?;
-        forward::begin(forwarder, &inside, &request.forwards, Some(&plan))?;
+        missing = forward::begin(forwarder, &helper, &inside, &request.forwards, Some(&plan))?;
     }
     let interface = Interface::from_handover(link)?;
     let mut assembly = start::assemble(foundation, device, interface, plan, names, broker, wait.is_some());
     assembly.forwarder = forwarder;
+    assembly.missing_layers = missing;
     start::forget(Some(loaded));
 
     let readiness = Readiness::prepare(None, None);
@@ -91,7 +94,7 @@ pub fn run(request: RunRequest) -> Result<u8, StartError> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Machinery)?;
     runtime.block_on(async {
         let access = Access::of_this_process();
-        start::lock_down(&mut assembly, false, None, request.sandbox)?;
+        start::lock_down(&mut assembly, false, request.sandbox)?;
         serve(assembly, access, child, readiness, wait, report_to).await
     })
 }
@@ -105,7 +108,7 @@ async fn serve(
     report_to: Option<ReportSink>,
 ) -> Result<u8, StartError> {
     // The name and the socket's file are ours until the end.
-    let Assembly { instance, listener, socket: _socket, parts, forwarder, port_socket: _ } = assembly;
+    let Assembly { instance, listener, socket: _socket, parts, forwarder, .. } = assembly;
     let Tunnel { mut control, handle, established } = Tunnel::start(parts)?;
     let mut tasks = JoinSet::new();
     let (handle, _forwarder) = forward::hand_out(forwarder, handle, &mut tasks)?;

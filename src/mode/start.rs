@@ -28,10 +28,10 @@ use crate::driver::lifetime::LifetimeError;
 use crate::driver::link::{Link, Shutdown};
 use crate::driver::logging::LogError;
 use crate::driver::mtu::Mtu;
-use crate::driver::namespace_child::{ChildError, ChildHandover};
+use crate::driver::namespace_child::{ChildError, ChildHandover, Helper};
 use crate::driver::port_forward::{Forwarder, ForwarderError};
 use crate::driver::port_socket::{PortSocket, PortSocketError};
-use crate::driver::ready::{PidfileGuard, ReadyError};
+use crate::driver::ready::ReadyError;
 use crate::driver::run_child::RunError;
 use crate::driver::socket_factory::FactoryError;
 use crate::driver::target::TargetError;
@@ -372,8 +372,11 @@ pub(super) fn endpoint_names(config: Option<&Config>) -> Vec<(PublicKey, Endpoin
 }
 
 /// Starts the broker if there is a name to resolve. Must come before the sandbox.
-pub(super) fn start_broker(names: &[(PublicKey, EndpointName)]) -> Result<Option<Broker>, StartError> {
-    if names.is_empty() { Ok(None) } else { Ok(Some(Broker::spawn()?)) }
+pub(super) fn start_broker(
+    names: &[(PublicKey, EndpointName)],
+    helper: &Helper,
+) -> Result<Option<Broker>, StartError> {
+    if names.is_empty() { Ok(None) } else { Ok(Some(Broker::spawn(helper)?)) }
 }
 
 /// Writes down who we are, for `ls`, `status`, `stop` and `exec`.
@@ -403,6 +406,8 @@ pub(super) struct Assembly {
     pub(super) forwarder: Option<Forwarder>,
     /// Where an engine asks for ports to be published.
     pub(super) port_socket: Option<PortSocket>,
+    /// Layers of their sandboxes that helpers could not have.
+    pub(super) missing_layers: Vec<MissingLayer>,
 }
 
 /// The interface a tunnel works on.
@@ -470,23 +475,35 @@ pub(super) fn assemble(
         eager,
         sandbox: Sandbox::default(),
     };
-    Assembly { instance, listener, socket, parts, forwarder: None, port_socket: None }
+    Assembly {
+        instance,
+        listener,
+        socket,
+        parts,
+        forwarder: None,
+        port_socket: None,
+        missing_layers: Vec::new(),
+    }
 }
 
-/// Gives up everything a running tunnel does not need; says which layers this kernel could not give.
+/// Gives up everything a running tunnel does not need; says once which layers this kernel could not give, and of those it
+/// could, which one of the helpers is without.
 pub(super) fn lock_down(
     assembly: &mut Assembly,
     keep_net_admin: bool,
-    pidfile: Option<&PidfileGuard>,
     policy: Policy,
 ) -> Result<(), StartError> {
-    let role = Role::Tunnel {
-        socket_directory: assembly.instance.directory().path().to_owned(),
-        keep_net_admin,
-        pidfile: pidfile.map(|pidfile| pidfile.path().to_owned()),
-    };
-    let sandbox = sandbox::lock_down(&role, policy)?;
-    for missing in &sandbox.missing {
+    let socket_directory = assembly.instance.directory().path().to_owned();
+    let sandbox = sandbox::lock_down(&Role::Tunnel { socket_directory, keep_net_admin }, policy)?;
+    let mut helpers = std::mem::take(&mut assembly.missing_layers);
+    if let Some(broker) = &mut assembly.parts.broker {
+        helpers.extend(broker.missing_layers()?);
+    }
+    helpers.retain(|missing| sandbox.on.contains(&missing.layer));
+    if policy == Policy::Require && !helpers.is_empty() {
+        return Err(helpers.remove(0).into());
+    }
+    for missing in sandbox.missing.iter().chain(&helpers) {
         warn!("{missing}");
     }
     if let Some(error) = secret_memory::lock_failure() {

@@ -64,7 +64,15 @@ pub fn is_at(path: &Path, file: impl AsFd) -> bool {
 /// # Errors
 /// What `unlink(2)` says.
 pub fn remove(path: &Path) -> Result<(), Errno> {
-    unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir)
+    remove_from(AT_FDCWD, path)
+}
+
+/// Removes a file by its path below a directory.
+///
+/// # Errors
+/// What `unlink(2)` says.
+pub fn remove_from(directory: impl AsFd, path: &Path) -> Result<(), Errno> {
+    unlinkat(directory, path, UnlinkatFlags::NoRemoveDir)
 }
 
 #[cfg(test)]

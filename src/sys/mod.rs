@@ -4,6 +4,7 @@
 pub mod async_fd;
 pub mod caller;
 pub mod clock;
+pub mod confine;
 pub mod environment;
 pub mod fd_passing;
 pub mod file_label;

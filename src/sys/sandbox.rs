@@ -4,6 +4,7 @@
 //! [`lock_down`] before the first one is started.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -13,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use super::os_error::{OsError, check};
 use super::seccomp;
@@ -22,17 +24,16 @@ use super::seccomp;
 pub enum Role {
     /// The parent of a tunnel.
     Tunnel {
-        /// The only directory it may remove files from: where its socket and lock are.
+        /// The only directory it may remove files from: where its socket and lock are, and those of its user's other
+        /// tunnels.
         socket_directory: PathBuf,
         /// Keeps CAP_NET_ADMIN if it has it, for firewall marks (the device face).
         keep_net_admin: bool,
-        /// Removed in the end if it still holds what we wrote.
-        pidfile: Option<PathBuf>,
     },
 }
 
 /// What to do where a layer cannot be had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     /// Go on without it, and say so.
     #[default]
@@ -43,8 +44,35 @@ pub enum Policy {
     Off,
 }
 
+impl Policy {
+    /// As a helper is told it, behind the hidden argument that makes it one.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Require => "require",
+            Self::Off => "off",
+        }
+    }
+
+    /// What this process was told, as a helper.
+    #[must_use]
+    pub fn of_this_helper() -> Self {
+        let word = std::env::args().nth(2).unwrap_or_default();
+        word.parse().unwrap_or_default()
+    }
+}
+
+impl FromStr for Policy {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        [Self::Auto, Self::Require, Self::Off].into_iter().find(|policy| policy.word() == word).ok_or(())
+    }
+}
+
 /// One layer of the sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layer {
     /// No core file, no ptrace by others of the same user.
     Undumpable,
@@ -71,7 +99,7 @@ impl std::fmt::Display for Layer {
 }
 
 /// A layer that is not on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("no {layer} layer: {reason}")]
 pub struct MissingLayer {
     /// Which.
@@ -97,7 +125,7 @@ pub struct Sandbox {
 /// # Errors
 /// The first layer that is missing, if all are required.
 pub fn lock_down(role: &Role, policy: Policy) -> Result<Sandbox, MissingLayer> {
-    let Role::Tunnel { socket_directory, keep_net_admin, pidfile } = role;
+    let Role::Tunnel { socket_directory, keep_net_admin } = role;
     let mut sandbox = Sandbox::default();
     let mut note = |layer, result: Result<(), String>| match result {
         Ok(()) => sandbox.on.push(layer),
@@ -108,7 +136,7 @@ pub fn lock_down(role: &Role, policy: Policy) -> Result<Sandbox, MissingLayer> {
     note(Layer::NoNewPrivileges, no_new_privileges().map_err(words));
     note(Layer::Capabilities, drop_capabilities(*keep_net_admin).map_err(words));
     if policy != Policy::Off {
-        note(Layer::Landlock, restrict_files(socket_directory, pidfile.as_deref()));
+        note(Layer::Landlock, restrict_files(socket_directory));
         note(Layer::Seccomp, seccomp::is_available().map_err(|error| error.to_string()));
     }
     match policy {
@@ -240,51 +268,29 @@ fn set_capabilities(low: u32) -> Result<(), OsError> {
     if result < 0 { Err(OsError::last()) } else { Ok(()) }
 }
 
-/// No file, and no abstract socket of anybody else; the network stays.
+/// Files below the socket's directory may be removed; no other file, no TCP, no foreign abstract sockets.
 ///
-/// # Errors
-/// The kernel has no landlock, or refuses it.
-pub fn no_files() -> Result<(), String> {
+/// Signals are not scoped: with that scope PDEATHSIG was seen not to be delivered. What cannot be opened for a rule makes
+/// the layer fail: without the rule, the tunnel could not remove its files in the end.
+fn restrict_files(socket_directory: &Path) -> Result<(), String> {
+    let directory = PathFd::new(socket_directory).map_err(|error| error.to_string())?;
     let restrict = || {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(ABI::V5))?
+            .handle_access(AccessNet::from_all(ABI::V5))?
             .scope(Scope::AbstractUnixSocket)?
             .create()?
+            .add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?
             .restrict_self()
     };
     enforced(restrict())
 }
 
-/// Files below the socket's directory may be removed, the pid file may be read and removed; no other file, no TCP, no
-/// foreign abstract sockets.
-///
-/// Signals are not scoped: with that scope PDEATHSIG was seen not to be delivered. What cannot be opened for a rule makes
-/// the layer fail: without the rule, the tunnel could not remove its files in the end.
-fn restrict_files(socket_directory: &Path, pidfile: Option<&Path>) -> Result<(), String> {
-    let open = |path: &Path| PathFd::new(path).map_err(|error| error.to_string());
-    let removal = [Some(socket_directory), pidfile.and_then(Path::parent)];
-    let removal = removal.into_iter().flatten().map(open).collect::<Result<Vec<_>, _>>()?;
-    let pidfile = pidfile.map(open).transpose()?;
-    let restrict = || {
-        let mut rules = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(ABI::V5))?
-            .handle_access(AccessNet::from_all(ABI::V5))?
-            .scope(Scope::AbstractUnixSocket)?
-            .create()?;
-        for directory in removal {
-            rules = rules.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
-        }
-        if let Some(pidfile) = pidfile {
-            rules = rules.add_rule(PathBeneath::new(pidfile, AccessFs::ReadFile))?;
-        }
-        rules.restrict_self()
-    };
-    enforced(restrict())
-}
-
-fn enforced(result: Result<landlock::RestrictionStatus, landlock::RulesetError>) -> Result<(), String> {
+/// Whether a ruleset is in force.
+pub(super) fn enforced(
+    result: Result<landlock::RestrictionStatus, landlock::RulesetError>,
+) -> Result<(), String> {
     match result {
         Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
             Err(OsError::from(Errno::ENOSYS).to_string())

@@ -32,6 +32,8 @@ pub enum Role {
     Factory,
     /// The process that carries what comes to forwarded ports.
     Forwarder,
+    /// The process that removes the pid file in the end.
+    Remover,
 }
 
 /// Why a filter is not in place.
@@ -77,6 +79,14 @@ pub fn restrict(role: Role) -> Result<(), SeccompError> {
     // The second would not let the first be installed.
     seccompiler::apply_filter(&forbidding()?).map_err(refused)?;
     seccompiler::apply_filter(&allowing(role)?).map_err(refused)
+}
+
+/// Ends this process, and those it starts from now on, at a call that only an intruder would make. There is no way back.
+///
+/// # Errors
+/// See [`SeccompError`].
+pub fn forbid() -> Result<(), SeccompError> {
+    seccompiler::apply_filter(&forbidding()?).map_err(|error| SeccompError::Refused(error.to_string()))
 }
 
 /// The names of the calls that `role` may make.
@@ -201,6 +211,7 @@ fn lists(role: Role) -> [&'static [Call]; 4] {
         Role::Broker => [EVERY_THREAD, RAISE, BROKER, BROKER_OF_MACHINE],
         Role::Factory => [EVERY_THREAD, RAISE, FACTORY, POLL],
         Role::Forwarder => [EVERY_THREAD, RAISE, FORWARDER, FORWARDER_OF_MACHINE],
+        Role::Remover => [EVERY_THREAD, RAISE, REMOVER, POLL],
     }
 }
 
@@ -278,6 +289,10 @@ const FORWARDER_OF_MACHINE: &[Call] = calls![SYS_epoll_pwait SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
 const FORWARDER_OF_MACHINE: &[Call] = calls![SYS_epoll_pwait SYS_ppoll];
 
+const REMOVER: &[Call] = calls![
+    SYS_getpid SYS_mremap SYS_newfstatat SYS_sigaltstack SYS_unlinkat
+];
+
 /// What no part of us does once it runs, and what escapes are made of.
 const NEVER: &[Call] = calls![
     SYS_add_key SYS_bpf SYS_chroot SYS_delete_module SYS_execve SYS_execveat SYS_finit_module SYS_fsconfig
@@ -295,8 +310,15 @@ mod tests {
     use super::*;
     use crate::sys::wait;
 
-    const ROLES: [Role; 6] =
-        [Role::Control, Role::Transmit, Role::Receive, Role::Broker, Role::Factory, Role::Forwarder];
+    const ROLES: [Role; 7] = [
+        Role::Control,
+        Role::Transmit,
+        Role::Receive,
+        Role::Broker,
+        Role::Factory,
+        Role::Forwarder,
+        Role::Remover,
+    ];
 
     #[test]
     fn no_role_has_more_than_45_calls_and_none_that_is_forbidden() {

@@ -2,12 +2,20 @@
 
 mod attach;
 #[cfg(feature = "demo")]
+mod calls;
+#[cfg(feature = "demo")]
+mod confined;
+#[cfg(feature = "demo")]
 mod demo_peer;
 mod faults;
 mod forward;
+#[cfg(feature = "demo")]
+mod keys;
 mod lifetime;
 #[cfg(feature = "demo")]
 mod lock_down;
+#[cfg(feature = "demo")]
+mod locked_tunnel;
 mod run;
 mod sandbox;
 mod terminal;

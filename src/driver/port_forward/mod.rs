@@ -29,7 +29,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -50,6 +50,7 @@ use super::socket_factory::{InsideListener, SocketFactory};
 use crate::config::publish::{ForwardPlan, PublishedPort, ReachedAddress, Transport};
 use crate::sys::async_fd::watch;
 use crate::sys::os_error::OsError;
+use crate::sys::sandbox::MissingLayer;
 use crate::sys::{fd_passing, null_device};
 
 /// The hidden first argument that makes the program a forwarder.
@@ -139,9 +140,8 @@ impl Forwarder {
     pub fn spawn(helper: &Helper) -> Result<Self, ForwarderError> {
         let spawn = || {
             let (ours, theirs) = fd_passing::pair()?;
-            let process = Command::new(helper.program())
-                .arg0("wg4netns")
-                .arg(ARGUMENT)
+            let process = helper
+                .command(ARGUMENT)
                 .env_clear()
                 .stdin(Stdio::from(theirs))
                 // Whoever waits for our output to be closed must not wait for it.
@@ -163,11 +163,12 @@ impl Forwarder {
     pub fn publish(&mut self, port: PublishedPort) -> Result<Vec<Forward>, ForwarderError> {
         match self.ask(Asked::Publish(port), &[])? {
             Answer::Forwards(forwards) => Ok(forwards),
-            Answer::Done => Ok(Vec::new()),
+            Answer::Done | Answer::Begun(_) => Ok(Vec::new()),
         }
     }
 
-    /// Begins to forward. `inside` are the target's own addresses, the ones to dial.
+    /// Begins to forward. `inside` are the target's own addresses, the ones to dial. Tells which layers of their
+    /// sandboxes the forwarder and the factory could not have.
     ///
     /// # Errors
     /// See [`ForwarderError`].
@@ -176,7 +177,8 @@ impl Forwarder {
         factory: SocketFactory,
         plan: &ForwardPlan,
         inside: Vec<IpAddr>,
-    ) -> Result<(), ForwarderError> {
+    ) -> Result<Vec<MissingLayer>, ForwarderError> {
+        let mut missing = factory.missing.clone();
         let (child, channel, listeners) = factory.into_parts();
         self.factory = Some(child);
         let servers = plan.dns_alias.as_ref().map(|alias| alias.servers.clone()).unwrap_or_default();
@@ -184,7 +186,10 @@ impl Forwarder {
         let start = Start { inside, listening, reached: plan.reached.len(), servers };
         let mut fds: Vec<BorrowedFd<'_>> = vec![channel.as_fd()];
         fds.extend(listeners.iter().map(|(_listener, fd)| fd.as_fd()));
-        self.ask(Asked::Start(start), &fds).map(|_done| ())
+        if let Answer::Begun(more) = self.ask(Asked::Start(start), &fds)? {
+            missing.extend(more);
+        }
+        Ok(missing)
     }
 
     fn ask(&mut self, what: Asked, fds: &[BorrowedFd<'_>]) -> Result<Answer, ForwarderError> {
@@ -242,7 +247,7 @@ impl PortForwards {
     pub async fn add(&self, port: PublishedPort) -> Result<Vec<Forward>, ForwarderError> {
         match self.ask(Asked::Publish(port)).await? {
             Answer::Forwards(forwards) => Ok(forwards),
-            Answer::Done => Ok(Vec::new()),
+            Answer::Done | Answer::Begun(_) => Ok(Vec::new()),
         }
     }
 
@@ -264,7 +269,7 @@ impl PortForwards {
         loop {
             match self.ask(Asked::List { skip: all.len() }).await? {
                 Answer::Forwards(page) if !page.is_empty() => all.extend(page),
-                Answer::Forwards(_) | Answer::Done => return Ok(all),
+                Answer::Forwards(_) | Answer::Done | Answer::Begun(_) => return Ok(all),
             }
         }
     }

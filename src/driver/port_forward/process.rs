@@ -32,10 +32,11 @@ use crate::config::publish::{PublishedPort, Transport};
 use crate::driver::child_channel::{self, ChannelError};
 use crate::driver::socket_factory::{FactoryClient, InsideListener};
 use crate::sys::async_fd::watch;
+use crate::sys::confine::{self, confine};
 use crate::sys::fd_passing::adopt_fd;
 use crate::sys::os_error::OsError;
+use crate::sys::sandbox::{self, MissingLayer, Policy};
 use crate::sys::sockets::{self, SocketKind};
-use crate::sys::{sandbox, seccomp};
 
 /// TCP connections at a time, of all ports together; further clients wait in the backlog. Each costs two descriptors
 /// and up to [`tcp::BUFFER`] bytes each way.
@@ -307,7 +308,7 @@ impl Forwards {
     async fn answer(&mut self, what: Asked, fds: Vec<OwnedFd>) -> Result<Answer, ForwardError> {
         match what {
             Asked::Publish(port) => self.publish(&port).map(Answer::Forwards),
-            Asked::Start(start) => self.start(start, fds).map(|()| Answer::Done),
+            Asked::Start(start) => self.start(start, fds).map(Answer::Begun),
             Asked::Inside(addresses) => {
                 *self.shared.inside.borrow_mut() = addresses;
                 Ok(Answer::Done)
@@ -362,7 +363,7 @@ impl Forwards {
         Ok(self.entries[first..].iter().map(|entry| self.describe(entry)).collect())
     }
 
-    fn start(&mut self, start: Start, fds: Vec<OwnedFd>) -> Result<(), ForwardError> {
+    fn start(&mut self, start: Start, fds: Vec<OwnedFd>) -> Result<Vec<MissingLayer>, ForwardError> {
         let Start { inside, listening, reached, servers } = start;
         let mut fds = fds.into_iter();
         let channel = fds.next().ok_or_else(|| machinery("find the factory", Errno::EPROTO.into()))?;
@@ -383,9 +384,12 @@ impl Forwards {
             };
             self.add(id, kind, (transport, address), dial, socket);
         }
-        confine().map_err(ForwardError::Confine)?;
+        // Before the first byte of a stranger.
+        sandbox::drop_capabilities(false).map_err(|source| machinery("give up capabilities", source))?;
+        let missing = confine(&confine::Helper::Forwarder, Policy::of_this_helper());
         self.started = true;
-        self.start_entries()
+        self.start_entries()?;
+        Ok(missing)
     }
 
     fn start_entries(&mut self) -> Result<(), ForwardError> {
@@ -457,17 +461,6 @@ impl Forwards {
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
-    }
-}
-
-/// Before the first byte of a stranger.
-fn confine() -> Result<(), String> {
-    sandbox::drop_capabilities(false).map_err(|error| error.to_string())?;
-    // A kernel without these layers is the tunnel's to complain of.
-    let _no_landlock_here = sandbox::no_files();
-    match seccomp::is_available() {
-        Ok(()) => seccomp::restrict(seccomp::Role::Forwarder).map_err(|error| error.to_string()),
-        Err(_not_on_this_kernel) => Ok(()),
     }
 }
 

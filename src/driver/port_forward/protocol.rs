@@ -9,6 +9,7 @@ use crate::config::publish::{PublishedPort, Transport};
 use crate::driver::failure::{Failure, FailureClass};
 use crate::driver::socket_factory::InsideListener;
 use crate::sys::os_error::OsError;
+use crate::sys::sandbox::MissingLayer;
 
 /// Listeners of one forwarder at most. Each costs two descriptors or three.
 pub(super) const MAX_FORWARDS: usize = 16 * 1024;
@@ -35,9 +36,6 @@ pub enum ForwardError {
     /// It was never there or is no longer.
     #[error("no forwarded port has the number {0}")]
     NotThere(u64),
-    /// The forwarder cannot give up what it does not need.
-    #[error("cannot close the sandbox of the process that forwards ports: {0}")]
-    Confine(String),
     /// The forwarder cannot do without something.
     #[error("cannot {operation}")]
     Machinery {
@@ -56,7 +54,6 @@ impl Failure for ForwardError {
                 FailureClass::Kernel
             }
             Self::Listen { .. } | Self::NotThere(_) | Self::Machinery { .. } => FailureClass::General,
-            Self::Confine(_) => FailureClass::Kernel,
             Self::TooMany => FailureClass::Usage,
         }
     }
@@ -150,4 +147,6 @@ pub(super) enum Answer {
     Done,
     /// These are there.
     Forwards(Vec<Forward>),
+    /// It has begun, without these layers of its sandbox.
+    Begun(Vec<MissingLayer>),
 }

@@ -1,0 +1,147 @@
+//! A file that holds our process id while we live, and the process that removes it. (tasks)
+//!
+//! # Theory of operation
+//! Removing a file is a right over its directory with everything below, which is not ours: a tunnel that is locked down
+//! must not have that. So a *remover* is started first: the same program, executed anew, with one end of a socket, the
+//! file and its directory as its standard streams. It waits for the end of the socket, however that comes about, removes
+//! the file if the name still leads to it there, and ends. Signals that a terminal or a service manager sends to all of us
+//! alike are not meant for it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ExitCode, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+use super::child_channel;
+use super::lifetime::END_SIGNALS;
+use super::namespace_child::Helper;
+use super::ready::ReadyError;
+use crate::sys::confine::{self, confine};
+use crate::sys::fd_passing::{self, adopt_fd};
+use crate::sys::inode::{self, Inode};
+use crate::sys::sandbox::{self, MissingLayer, Policy};
+use crate::sys::signals;
+
+/// The hidden first argument that makes the program a remover; the third is the file's name in its directory.
+pub const ARGUMENT: &str = "__remover";
+
+/// How long the end of a tunnel waits for its pid file's.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A file that holds our process id; removed when this is dropped, or we are killed.
+#[derive(Debug)]
+pub struct PidfileGuard {
+    remover: Child,
+    socket: UnixStream,
+    missing: Vec<MissingLayer>,
+}
+
+impl PidfileGuard {
+    /// Writes the file, whole: a reader sees the old content or the new one. To be called before lock-down.
+    ///
+    /// # Errors
+    /// The directory cannot be written, or there is no remover.
+    pub fn write(path: &Path, helper: &Helper) -> Result<Self, ReadyError> {
+        let failed = |source| ReadyError::Pidfile { path: path.into(), source };
+        // The directory of `pid` is `.`, which `parent` calls nothing.
+        let whole = std::path::absolute(path).map_err(failed)?;
+        let (Some(directory), Some(name)) = (whole.parent(), whole.file_name()) else {
+            return Err(failed(Errno::EISDIR.into()));
+        };
+        let file = write_whole(&whole).map_err(failed)?;
+        Self::spawn(helper, directory, name, file).map_err(|source| {
+            std::fs::remove_file(&whole).ok();
+            failed(source)
+        })
+    }
+
+    fn spawn(helper: &Helper, directory: &Path, name: &OsStr, file: File) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open(directory, flags, Mode::empty())?;
+        let (ours, theirs) = fd_passing::pair()?;
+        let remover = helper
+            .command(ARGUMENT)
+            .arg(name)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::from(file))
+            .stderr(Stdio::from(directory))
+            .process_group(0)
+            .spawn()?;
+        let mut guard = Self { remover, socket: ours.try_clone()?.into(), missing: Vec::new() };
+        let said = child_channel::receive(&ours, Some(child_channel::DEADLINE));
+        (guard.missing, _) = said.map_err(|_silent| io::Error::from(Errno::ECHILD))?;
+        guard.socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(guard)
+    }
+
+    /// Layers of its sandbox that the remover could not have.
+    #[must_use]
+    pub fn missing_layers(&self) -> &[MissingLayer] {
+        &self.missing
+    }
+}
+
+impl Drop for PidfileGuard {
+    fn drop(&mut self) {
+        // Its end closes the other end.
+        let removed = self.socket.shutdown(Shutdown::Write).and_then(|()| self.socket.read(&mut [0]));
+        if let Err(error) = removed {
+            tracing::debug!(%error, "the pid file may remain");
+        }
+        let _not_yet = self.remover.try_wait();
+    }
+}
+
+fn write_whole(path: &Path) -> io::Result<File> {
+    let mut temporary = path.to_owned().into_os_string();
+    temporary.push(format!(".{}", std::process::id()));
+    let mut file = File::options().create_new(true).write(true).mode(0o644).open(&temporary)?;
+    let written = writeln!(file, "{}", std::process::id()).and_then(|()| std::fs::rename(&temporary, path));
+    written.inspect_err(|_error| drop(std::fs::remove_file(&temporary)))?;
+    Ok(file)
+}
+
+/// The remover process itself.
+#[must_use]
+pub fn main(name: &OsString) -> ExitCode {
+    let hardened = sandbox::close_inherited()
+        .and_then(|()| sandbox::undumpable())
+        .and_then(|()| sandbox::no_core_files())
+        .and_then(|()| sandbox::no_new_privileges())
+        .and_then(|()| sandbox::drop_capabilities(false))
+        .and_then(|()| END_SIGNALS.into_iter().try_for_each(signals::ignore));
+    match (hardened, adopt_fd(0), adopt_fd(1), adopt_fd(2)) {
+        (Ok(()), Ok(socket), Ok(file), Ok(directory)) => serve(&socket, &file, directory, Path::new(name)),
+        (Err(_), _, _, _) | (_, Err(_), _, _) | (_, _, Err(_), _) | (_, _, _, Err(_)) => ExitCode::FAILURE,
+    }
+}
+
+fn serve(socket: &OwnedFd, file: &OwnedFd, directory: OwnedFd, name: &Path) -> ExitCode {
+    let Ok(there) = directory.try_clone() else { return ExitCode::FAILURE };
+    let missing = confine(&confine::Helper::Remover(there), Policy::of_this_helper());
+    if child_channel::send(socket, &missing, &[]).is_err() {
+        return ExitCode::FAILURE;
+    }
+    // Nothing is ever said: this returns at the end.
+    let _end = child_channel::receive::<()>(socket, None);
+    // Somebody who took the name over keeps it.
+    let ours = Inode::of_file(file)
+        .is_ok_and(|ours| Inode::of_entry(directory.as_fd(), name).is_ok_and(|there| there == ours));
+    if ours && inode::remove_from(directory.as_fd(), name).is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,56 @@
+//! The pid file and the process that removes it.
+
+use std::fs;
+use std::path::Path;
+
+use wg4netns::driver::namespace_child::Helper;
+use wg4netns::driver::pidfile::PidfileGuard;
+use wg4netns::sys::sandbox::Policy;
+
+#[test]
+fn a_pid_file_is_removed_unless_somebody_took_it_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("pid");
+    let guard = write(&path);
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), format!("{}\n", std::process::id()));
+    drop(guard);
+    assert!(!path.exists());
+
+    let guard = write(&path);
+    fs::write(directory.path().join("theirs"), "1\n").expect("a file");
+    fs::rename(directory.path().join("theirs"), &path).expect("renamed");
+    drop(guard);
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), "1\n");
+    assert_eq!(fs::read_dir(directory.path()).expect("ours").count(), 1, "no temporary file stays");
+}
+
+#[test]
+fn a_directory_that_was_exchanged_is_not_followed() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (first, aside) = (scratch.path().join("a"), scratch.path().join("b"));
+    fs::create_dir(&first).expect("a directory");
+    let guard = write(&first.join("pid"));
+    fs::rename(&first, &aside).expect("renamed");
+    fs::create_dir(&first).expect("a directory");
+    fs::hard_link(aside.join("pid"), first.join("pid")).expect("linked");
+    drop(guard);
+    assert!(first.join("pid").exists(), "the same file, at another place");
+    assert!(!aside.join("pid").exists(), "the place where it was written");
+}
+
+#[test]
+fn a_pid_file_in_a_directory_that_cannot_be_written_is_refused_by_its_name() {
+    let missing = Path::new("/proc/nonexistent/pid");
+    let error = PidfileGuard::write(missing, &helper()).expect_err("no directory");
+    assert_eq!(error.to_string(), "cannot write our process id to `/proc/nonexistent/pid`");
+}
+
+fn write(path: &Path) -> PidfileGuard {
+    let guard = PidfileGuard::write(path, &helper()).expect("a pid file");
+    assert_eq!(guard.missing_layers(), [], "the remover is confined");
+    guard
+}
+
+fn helper() -> Helper {
+    Helper::at(env!("CARGO_BIN_EXE_wg4netns").into()).under(Policy::Require)
+}
