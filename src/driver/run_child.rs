@@ -356,22 +356,38 @@ impl RunChild {
         }
     }
 
-    /// Lets the child become the command, and waits until it has.
+    /// Lets the child become the command, and waits until it has, however slow the storage is where that lies. Signals
+    /// are passed on meanwhile.
+    ///
+    /// Needs a tokio runtime; must not be dropped before it is done, nor called twice.
     ///
     /// # Errors
     /// [`RunError::Execute`] if there is no such command; the child is gone then.
-    pub fn go(&mut self) -> Result<(), RunError> {
+    pub async fn go(&mut self) -> Result<(), RunError> {
+        let talk = |source: std::io::Error| RunError::Talk { source: source.into() };
+        let socket = watch(self.socket.try_clone().map_err(talk)?, Interest::READABLE).map_err(talk)?;
         self.say(&ToChild::Go)?;
         self.gone = true;
-        match child_channel::receive::<FromChild>(&self.socket, Some(DEADLINE)) {
-            // Close-on-exec has closed its end; or it died, which is then the command's status.
-            Err(ChannelError::Closed) => Ok(()),
-            Ok((FromChild::NotExecuted(source), _)) => {
-                Err(RunError::Execute { program: self.program.clone(), source })
+        loop {
+            match child_channel::receive::<FromChild>(&self.socket, Some(Duration::ZERO)) {
+                Err(ChannelError::Silent) => {}
+                // Close-on-exec has closed its end; or it died, which is then the command's status.
+                Err(ChannelError::Closed) => return Ok(()),
+                Ok((FromChild::NotExecuted(source), _)) => {
+                    return Err(RunError::Execute { program: self.program.clone(), source });
+                }
+                Ok((FromChild::Failed(error), _)) => return Err(RunError::Setup(error)),
+                Ok(_) => return Err(RunError::Handover(HandoverFault::Malformed)),
+                Err(error) => return Err(self.failure(error)),
             }
-            Ok((FromChild::Failed(error), _)) => Err(RunError::Setup(error)),
-            Ok(_) => Err(RunError::Handover(HandoverFault::Malformed)),
-            Err(error) => Err(self.failure(error)),
+            tokio::select! {
+                ready = socket.readable() => ready.map_err(talk)?.clear_ready(),
+                event = self.event() => {
+                    if let Event::Taken(taken) = event.map_err(|source| RunError::Talk { source })? {
+                        self.pass_on(taken).map_err(|source| RunError::Talk { source })?;
+                    }
+                }
+            }
         }
     }
 

@@ -4,12 +4,13 @@
 //! child makes the namespaces and waits; the sandbox closes, the threads start, a peer is called. When it has answered
 //! the child becomes the command, and we stand by it until it ends. Its status is ours.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::forward;
 use super::report::{Outcome, ReportSink};
@@ -118,6 +119,7 @@ async fn serve(
             warn!(%error, "the configuration socket is no longer served");
         }
     });
+    let running = Cell::new(false);
     let command = async {
         if let Some(limit) = wait {
             let answered = wait_for_handshake(&handle, established.clone(), limit, |line| warn!("{line}"));
@@ -128,7 +130,8 @@ async fn serve(
         }
         readiness.announce("running")?;
         info!(name = %instance.name(), "running the command");
-        child.go()?;
+        running.set(true);
+        child.go().await?;
         let code = child.supervise().await?;
         if let Some(sink) = report_to {
             let outcome = Outcome { code, handshake: *established.borrow() };
@@ -139,20 +142,30 @@ async fn serve(
     let mut command = std::pin::pin!(command);
     let ended = tokio::select! {
         result = &mut command => Some(result),
-        end = control.run() => {
-            start::end_of(end)?;
-            None
+        end = control.run() => match start::end_of(end) {
+            // Nobody knows the command yet: it goes, too.
+            Err(error) if !running.get() => return Err(error),
+            Err(error) => {
+                error!("{}", in_one_line(&error));
+                None
+            }
+            Ok(()) => None,
         }
     };
     control.stop();
     match ended {
         Some(result) => result,
         None => {
-            // Whoever is root inside may delete the interface.
+            // Whoever is root inside may delete the interface, and what fails here is no fault of the command's.
             warn!("the command goes on without a network");
             command.await
         }
     }
+}
+
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Before the command ran, somebody wanted us to stop, or the child was killed.

@@ -245,7 +245,7 @@ fn live(run: RunHandover, directory: &Path) -> String {
                 Interruption::ChildEnded => "ended".to_owned(),
             };
         }
-        if let Err(error) = child.go() {
+        if let Err(error) = child.go().await {
             return format!("{} {error}", error.exit_code());
         }
         if let Ok(signal) = std::env::var("RAISE") {
