@@ -7,10 +7,12 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::AT_FDCWD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +21,7 @@ use tracing::{info, warn};
 
 use super::port_forward::{Forward, ForwardKind, PortForwards};
 use crate::config::publish::{PublishedPort, Transport};
+use crate::sys::inode::{self, Inode};
 
 /// As slirp4netns has it.
 const MAX_REQUEST: usize = 4096;
@@ -37,23 +40,49 @@ pub struct PortSocketError {
 
 /// Listening; nobody is answered before [`serve`](Self::serve).
 #[derive(Debug)]
-pub struct PortSocket(StdListener);
+pub struct PortSocket {
+    listener: StdListener,
+    file: SocketFile,
+}
+
+/// Removes the socket's file in the end, if it is still that one and the sandbox allows it.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: Option<Inode>,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.inode.is_some() && Inode::of_entry(AT_FDCWD, &self.path).ok() == self.inode {
+            let _the_next_start_replaces_it = inode::remove(&self.path);
+        }
+    }
+}
 
 impl PortSocket {
-    /// Makes the socket. Before the sandbox: behind it no file can be made.
+    /// Makes the socket; one that was left behind makes room, as slirp4netns has it. Before the sandbox: behind it no
+    /// file can be made.
     ///
     /// # Errors
-    /// There is a file already, or the directory is not there.
+    /// There is a file of another kind already, or the directory is not there.
     pub fn bind(path: &Path) -> Result<Self, PortSocketError> {
         let failed = |source| PortSocketError { path: path.into(), source };
+        let found = std::fs::symlink_metadata(path);
+        if found.is_ok_and(|metadata| metadata.file_type().is_socket()) {
+            std::fs::remove_file(path).map_err(failed)?;
+        }
         let listener = StdListener::bind(path).map_err(failed)?;
+        let inode = Inode::of_entry(AT_FDCWD, path).ok();
+        let file = SocketFile { path: path.to_owned(), inode };
         listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self(listener))
+        Ok(Self { listener, file })
     }
 
     /// Answers, for as long as it is polled.
     pub async fn serve(self, forwards: PortForwards) {
-        let listener = match UnixListener::from_std(self.0) {
+        let Self { listener, file: _until_the_end } = self;
+        let listener = match UnixListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return warn!(%error, "the engine's socket for ports is not served"),
         };
@@ -207,6 +236,23 @@ mod tests {
         assert!(matches!(request(r#"{"execute":"list_hostfwd","arguments":{}}"#), Request::List));
         let remove = r#"{"execute":"remove_hostfwd","arguments":{"id":7}}"#;
         assert!(matches!(request(remove), Request::Remove { id: 7 }));
+    }
+
+    /// A tunnel that was killed left its socket behind, and the container could not be started again.
+    #[test]
+    fn a_socket_that_was_left_behind_makes_room_and_another_file_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        drop(StdListener::bind(&path).unwrap());
+        let first = PortSocket::bind(&path).unwrap();
+        let second = PortSocket::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "it is the second one's");
+        drop(second);
+        assert!(!path.exists());
+        std::fs::write(&path, "kept").unwrap();
+        assert!(PortSocket::bind(&path).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
     }
 
     #[test]
