@@ -12,13 +12,14 @@ mod registry;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
@@ -254,8 +255,12 @@ fn claim_one(
             // Removed as stale between opening and locking: make a new one.
             Ok(_unlinked) => {}
             Err((file, Errno::EWOULDBLOCK)) => {
-                let holder = registry::read_record(&file).map(|record| record.pid);
-                if attempt == BUSY_RETRIES || holder.is_some_and(|pid| start_time(pid).is_ok()) {
+                let record = registry::read_record(&file);
+                // A leftover record may name a process that has its number from another.
+                let holder = record
+                    .filter(|record| start_time(record.pid).ok() == Some(record.starttime))
+                    .map(|record| record.pid);
+                if attempt == BUSY_RETRIES || holder.is_some() {
                     return Err(InstanceError::Taken { name: name.clone(), holder });
                 }
                 // Its holder has not written a record: it starts up just now, or only looks.
@@ -297,12 +302,19 @@ fn remove_stale_socket(path: &Path) -> Result<(), InstanceError> {
     if metadata.uid() != geteuid().as_raw() {
         return Err(occupied(Occupant::OfUid(metadata.uid())));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+    match connect_now(path) {
+        Err(Errno::ECONNREFUSED) => {
             std::fs::remove_file(path).map_err(|source| InstanceError::Lock { path: path.into(), source })
         }
-        Ok(_) | Err(_) => Err(occupied(Occupant::Alive)),
+        Ok(()) | Err(_) => Err(occupied(Occupant::Alive)),
     }
+}
+
+/// Connects without waiting: EAGAIN is a server that does not take connections fast enough.
+fn connect_now(path: &Path) -> Result<(), Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 impl InstanceGuard {
@@ -421,6 +433,30 @@ mod tests {
         let next = claim(&directory, &NameChoice::StartingWith(name("wg0"))).unwrap();
         assert_eq!(next.name().as_str(), "wg0-2");
         assert!(!directory.lock(&name("wg0")).exists(), "a failed claim leaves no lock file");
+    }
+
+    /// Everything that looks at instances waited for as long as it was so.
+    #[test]
+    fn a_socket_whose_queue_is_full_is_alive_and_nobody_waits_for_it() {
+        let (_scratch, directory) = scratch();
+        let path = directory.socket(&name("wg0"));
+        let alive = UnixListener::bind(&path).unwrap();
+        nix::sys::socket::listen(&alive, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect_now(&path).ok()).take(1000).collect();
+        assert!(waiting.len() < 1000);
+        assert_eq!(connect_now(&path), Err(Errno::EAGAIN));
+        let error = claim(&directory, &NameChoice::Exactly(name("wg0"))).unwrap_err();
+        assert!(matches!(error, InstanceError::Occupied { found: Occupant::Alive, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_not_said_to_be_held_by_a_process_that_only_has_its_holders_number() {
+        let (_scratch, directory) = scratch();
+        let first = claim(&directory, &NameChoice::Exactly(name("wg0"))).unwrap();
+        let record = InstanceRecord { starttime: 1, ..record() };
+        first.record(&record).unwrap();
+        let error = claim(&directory, &NameChoice::Exactly(name("wg0"))).unwrap_err();
+        assert!(matches!(error, InstanceError::Taken { holder: None, .. }), "{error}");
     }
 
     #[test]
