@@ -254,6 +254,8 @@ async fn ask(
             Ok((Ok(()), fds)) => return fds.into_iter().next().ok_or(NoSocket::Ended),
             Ok((Err(error), _)) => return Err(NoSocket::Refused(error)),
             Err(ChannelError::Silent) => guard.clear_ready(),
+            // We have no room for it, until somebody closes something.
+            Err(ChannelError::DescriptorsLost) => return Err(NoSocket::Refused(Errno::EMFILE.into())),
             Err(_) => return Err(NoSocket::Ended),
         }
     }
