@@ -155,10 +155,11 @@ impl Control {
                     if let Some(end) = self.handle_link_change(change) {
                         return end;
                     }
-                    // Neither may keep the other waiting.
+                    // Neither may keep the other waiting, nor whoever shares our task: signals come there.
                     if let Ok(message) = self.parts.handshakes.try_recv() {
                         self.handle_handshake(&message);
                     }
+                    tokio::task::yield_now().await;
                 }
                 // A flood of them must not keep sessions that exist from being looked after.
                 Some(message) = self.parts.handshakes.recv() => self.handle_handshake(&message),
@@ -289,11 +290,13 @@ impl Control {
             Command::Status(reply) => reply.send(self.parts.device.status(clock::now())).is_err(),
             Command::Report(reply) => reply.send(self.report()).is_err(),
             Command::Apply(update, reply) => {
-                for peer in update.peers.iter().filter(|peer| peer.endpoint.is_some()) {
-                    // Whoever gives an address no longer wants the name.
-                    self.names.remove(&peer.public_key);
-                }
+                let given = update.peers.iter().filter(|peer| peer.endpoint.is_some());
+                let given: Vec<PublicKey> = given.map(|peer| peer.public_key).collect();
                 let result = self.apply(update);
+                if result.is_ok() {
+                    // Whoever gives an address no longer wants the name.
+                    given.iter().for_each(|peer| self.names.remove(peer));
+                }
                 reply.send(result).is_err()
             }
             Command::Network(plan, reply) => {
@@ -311,7 +314,7 @@ impl Control {
         super::report::of(self)
     }
 
-    /// Binds first, then changes the device: a port that is taken leaves everything as it was.
+    /// Binds and marks first, then changes the device: what is refused leaves everything as it was.
     fn apply(&mut self, update: DeviceUpdate) -> Result<(), ApplyError> {
         let fwmark = update.fwmark.unwrap_or(self.fwmark);
         let current = self.parts.udp.load_full();
@@ -330,10 +333,15 @@ impl Control {
                 None
             }
         };
-        self.parts
-            .device
-            .apply(update, clock::now())
-            .map_err(|error| ApplyError::TooManyPeers { limit: error.limit })?;
+        if let Err(error) = self.parts.device.apply(update, clock::now()) {
+            if bound.is_none()
+                && fwmark != self.fwmark
+                && let Err(error) = current.set_fwmark(self.fwmark)
+            {
+                warn!(%error, "cannot set the firewall mark back");
+            }
+            return Err(ApplyError::TooManyPeers { limit: error.limit });
+        }
         self.fwmark = fwmark;
         if let Some(udp) = bound {
             self.parts.device.set_listen_port(udp.local_port());

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use crate::packet::coalesce::{CoalesceConfig, Coalescer};
 use crate::packet::split::{SegmentLayout, split_joined};
 use crate::sys::seccomp::{self, Role};
 use crate::sys::tun::Offloads;
+use crate::time::BootTime;
 use crate::wireguard::{DataPlane, MAX_QUEUED_HANDSHAKES, RxPath, TX_SLAB_LEN, TxPath};
 
 /// Inner bytes read in one go: one full super-packet beside a queue of small ones.
@@ -198,7 +200,11 @@ fn run_tx(
 /// Writes packets to the link; pieces together again what the kernel will not take joined.
 struct LinkWriter<'a> {
     link: &'a Link,
-    coalesce: CoalesceConfig,
+    /// What the link takes joined, as it says.
+    offered: CoalesceConfig,
+    /// Nothing is joined before this: the link has refused some.
+    resumes: Option<BootTime>,
+    said: bool,
     refused: Vec<usize>,
     pieces: Vec<u8>,
     singles: PacketBatch,
@@ -207,10 +213,12 @@ struct LinkWriter<'a> {
 impl<'a> LinkWriter<'a> {
     fn new(link: &'a Link) -> Self {
         let Offloads { tcp, udp, .. } = link.offloads();
-        let coalesce = CoalesceConfig { tcp, udp };
+        let offered = CoalesceConfig { tcp, udp };
         Self {
             link,
-            coalesce,
+            offered,
+            resumes: None,
+            said: false,
             refused: Vec::new(),
             pieces: Vec::new(),
             singles: PacketBatch::with_capacity(0, 0),
@@ -218,8 +226,11 @@ impl<'a> LinkWriter<'a> {
     }
 
     /// What may be joined before it comes here.
-    const fn coalesce(&self) -> CoalesceConfig {
-        self.coalesce
+    fn coalesce(&mut self, now: BootTime) -> CoalesceConfig {
+        if self.resumes.is_some_and(|resumes| now >= resumes) {
+            self.resumes = None;
+        }
+        if self.resumes.is_some() { CoalesceConfig { tcp: false, udp: false } } else { self.offered }
     }
 
     fn write(&mut self, packets: &PacketBatch) -> Result<(), ThreadEnd> {
@@ -234,11 +245,13 @@ impl<'a> LinkWriter<'a> {
     }
 
     /// Some kernels refuse super-packets that their own offload flags promise to take (Linux 6.6.44 did): split what
-    /// was refused, and join no more.
+    /// was refused, and join no more for a while. It may have been a single packet that was odd, so not for ever.
     fn write_singly(&mut self, packets: &PacketBatch) -> Result<(), ThreadEnd> {
-        if self.coalesce.tcp || self.coalesce.udp {
-            warn!("the TUN refuses joined packets; going on without");
-            self.coalesce = CoalesceConfig { tcp: false, udp: false };
+        if !std::mem::replace(&mut self.said, true) {
+            warn!("the TUN refuses joined packets; going on without, and trying again every minute");
+        }
+        self.resumes = Some(clock::now().boot + JOIN_PAUSE);
+        if self.pieces.is_empty() {
             self.pieces = vec![0; SINGLES.room()];
             self.singles = PacketBatch::with_capacity(SINGLES.room(), MAX_SEGMENTS);
         }
@@ -256,6 +269,9 @@ impl<'a> LinkWriter<'a> {
         Ok(())
     }
 }
+
+/// How long nothing is joined after the TUN has refused something joined.
+const JOIN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Each piece behind an empty virtio-net header, without padding.
 const SINGLES: SegmentLayout = SegmentLayout { headroom: VNET_HEADER_LEN, tailroom: 0, mtu: 0 };
@@ -288,7 +304,7 @@ fn run_rx(
     let mut packets =
         PacketBatch::with_capacity(Coalescer::room(RECEIVE_SLAB_LEN, RECEIVE_PACKETS), RECEIVE_PACKETS);
     let mut writer = LinkWriter::new(link);
-    path.set_coalescing(writer.coalesce());
+    path.set_coalescing(writer.coalesce(clock::now().boot));
     while !stopping.load(Ordering::Relaxed) {
         datagrams.clear();
         let port = udp.load();
@@ -298,7 +314,9 @@ fn run_rx(
             Err(error) => return Some(ThreadEnd::Failed("receive from the UDP socket", error)),
         }
         packets.clear();
-        path.handle_datagrams(&mut datagrams, clock::now(), &mut packets, &mut |datagram, from| {
+        let now = clock::now();
+        path.set_coalescing(writer.coalesce(now.boot));
+        path.handle_datagrams(&mut datagrams, now, &mut packets, &mut |datagram, from| {
             // A full queue sheds load: the sender retries, and a cookie is asked of it once there is room.
             if let Some(message) = HandshakeDatagram::new(datagram, from)
                 && handshakes.try_send(message).is_err()
@@ -309,7 +327,6 @@ fn run_rx(
         if let Err(end) = writer.write(&packets) {
             return Some(end);
         }
-        path.set_coalescing(writer.coalesce());
     }
     None
 }
