@@ -25,7 +25,7 @@ use crate::key::PublicKey;
 use crate::packet::batch::DatagramBatch;
 use crate::sys::async_fd::watch;
 use crate::sys::clock::BootTimer;
-use crate::sys::netlink::{LinkSetting, LinkState};
+use crate::sys::netlink::{LinkSetting, LinkState, News};
 use crate::sys::os_error::OsError;
 use crate::time::{BootTime, Now};
 use crate::wireguard::{DataPlane, Device, DeviceEvent, TX_SLAB_LEN};
@@ -60,6 +60,8 @@ pub(super) struct ControlParts {
     pub(super) state: LinkState,
     pub(super) device: Device,
     pub(super) watch: Option<LinkWatch>,
+    /// Tells that this machine's own routes have changed.
+    pub(super) routes: Option<AsyncFd<News>>,
     pub(super) udp: Arc<ArcSwap<UdpPort>>,
     pub(super) broker: Option<Broker>,
     pub(super) names: Vec<(PublicKey, EndpointName)>,
@@ -75,6 +77,9 @@ pub(super) struct ControlParts {
 
 /// Lines a minute about what root in the target does to its interfaces: enough to see what goes on.
 const LINK_LINES: u32 = 10;
+
+/// Datagrams of news about routes that are taken before anything else has a turn.
+const MAX_NEWS: usize = 64;
 
 /// Owns the device and everything that changes it.
 pub struct Control {
@@ -151,6 +156,13 @@ impl Control {
                     self.names.handle_timeout(now.boot);
                     self.ask_for_names(now);
                 }
+                changed = routes_changed(&mut self.parts.routes) => match changed {
+                    Ok(()) => self.parts.udp.load().handle_new_routes(),
+                    Err(error) => {
+                        warn!(%error, "changes of this machine's routes are no longer followed");
+                        self.parts.routes = None;
+                    }
+                },
                 change = next_link_change(&mut self.parts.watch) => {
                     if let Some(end) = self.handle_link_change(change) {
                         return end;
@@ -320,10 +332,13 @@ impl Control {
         let current = self.parts.udp.load_full();
         let new_port = update.listen_port.filter(|&port| port != current.local_port());
         let bound = match new_port {
-            Some(port) => Some(UdpPort::bind(port, fwmark).map_err(|error| ApplyError::ListenPort {
-                port,
-                errno: error.raw_os_error().unwrap_or(libc::EIO),
-            })?),
+            Some(port) => {
+                let bound = UdpPort::bind(port, fwmark).map_err(|error| ApplyError::ListenPort {
+                    port,
+                    errno: error.raw_os_error().unwrap_or(libc::EIO),
+                })?;
+                Some(bound.with_return_paths(current.return_paths()))
+            }
             None => {
                 if fwmark != self.fwmark {
                     current.set_fwmark(fwmark).map_err(|error| ApplyError::Fwmark {
@@ -450,6 +465,24 @@ async fn next_link_change(watch: &mut Option<LinkWatch>) -> Result<LinkChange, O
     match watch {
         Some(watch) => watch.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until there is news of routes, and takes what there is; not all at once, if there is much.
+async fn routes_changed(routes: &mut Option<AsyncFd<News>>) -> Result<(), OsError> {
+    let Some(routes) = routes else { return std::future::pending().await };
+    loop {
+        let mut ready = routes.readable_mut().await?;
+        let mut changed = false;
+        for _ in 0..MAX_NEWS {
+            if !ready.get_inner_mut().hear(|_event| changed = true)? {
+                ready.clear_ready();
+                break;
+            }
+        }
+        if changed {
+            return Ok(());
+        }
     }
 }
 

@@ -24,16 +24,20 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
+use tracing::warn;
 
 use crate::config::{EndpointName, NetworkPlan};
 use crate::driver::broker::Broker;
 use crate::driver::command::TunnelHandle;
 use crate::driver::link::{Link, Shutdown};
 use crate::driver::link_watch::LinkWatch;
-use crate::driver::udp::UdpPort;
+use crate::driver::udp::{ReturnPaths, UdpPort};
 use crate::key::PublicKey;
-use crate::sys::netlink::{LinkState, NetlinkError, RtnetlinkSockets};
+use crate::sys::async_fd;
+use crate::sys::netlink::{LinkState, NetlinkError, News, RtnetlinkSockets, Topics};
 use crate::sys::sandbox::Sandbox;
 use crate::sys::seccomp::{self, Role, SeccompError};
 use crate::wireguard::Device;
@@ -102,7 +106,8 @@ impl Tunnel {
         let (thread_ends, ends) = mpsc::unbounded_channel();
         let filtered = parts.sandbox.filters_calls();
         let link = Arc::new(parts.link);
-        let udp = Arc::new(ArcSwap::from_pointee(parts.udp));
+        let (routes, return_paths) = host_routes();
+        let udp = Arc::new(ArcSwap::from_pointee(parts.udp.with_return_paths(return_paths)));
         let data_plane = Arc::clone(parts.device.data_plane());
         data_plane.set_mtu(parts.state.mtu);
         let (threads, handshakes) =
@@ -115,6 +120,7 @@ impl Tunnel {
             state: parts.state,
             device: parts.device,
             watch,
+            routes,
             udp,
             broker: parts.broker,
             names: parts.names,
@@ -131,5 +137,23 @@ impl Tunnel {
             seccomp::restrict(Role::Control)?;
         }
         Ok(Self { control, handle, established })
+    }
+}
+
+/// What tells of changes of this machine's own routes, and what asks for them. Without either datagrams are sent all the
+/// same.
+fn host_routes() -> (Option<AsyncFd<News>>, Option<Arc<ReturnPaths>>) {
+    let news = News::open(Topics::Routing).map_err(io::Error::other);
+    let news = news.and_then(|news| async_fd::watch(news, Interest::READABLE));
+    match (news, ReturnPaths::open()) {
+        (Ok(news), Ok(paths)) => (Some(news), Some(Arc::new(paths))),
+        (Err(error), _) => {
+            warn!(%error, "changes of this machine's routes are not followed");
+            (None, None)
+        }
+        (_, Err(error)) => {
+            warn!(%error, "changes of this machine's routes are not followed");
+            (None, None)
+        }
     }
 }

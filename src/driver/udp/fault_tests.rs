@@ -1,14 +1,21 @@
 //! What the kernel can refuse, made to happen: routes, MTU, vanished addresses, injected errno values.
 
 use std::collections::BTreeMap;
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags};
+
 use super::tests::{LOCALHOST, NOW, receive, run, to};
-use super::{Patience, SendFailure, UdpPort};
+use super::{Patience, ReturnPaths, SendFailure, UdpPort};
 use crate::packet::batch::{LocalAddress, Path};
 use crate::sys::inside::{self, ip};
+use crate::sys::netlink::Netlink;
+use crate::sys::{packet_socket, wait};
 
 /// An outer MTU below inner + 80 made other implementations collapse to a thousandth.
 #[test]
@@ -91,9 +98,43 @@ fn datagrams_go_out_without_a_source_that_has_vanished_and_it_is_reported() {
         assert_eq!(receive(&b, 5000).0.len(), 1, "still in one run");
         let local = Some(LocalAddress { address: remote, ifindex: 4242 });
         let outcome = a.send(&run(Path { local, ..to(remote, &b) }, 50, 50, 0), NOW);
-        assert_eq!((outcome.datagrams, outcome.stale_sources.len()), (1, 1), "the interface is gone");
+        assert_eq!((outcome.datagrams, outcome.stale_sources.len()), (1, 0), "the address is still there");
         receive(&b, 50);
     }
+}
+
+/// The source pinned the interface: with another way back, or a new one, answers went where nobody was.
+#[test]
+fn answers_leave_by_the_route_and_keep_their_source_only_where_that_leads_back() {
+    let setup = "ip link set lo up
+        ip link add a0 type veth peer name a1; ip link add b0 type veth peer name b1
+        for link in a0 a1 b0 b1; do ip link set $link up; done
+        ip addr add 10.1.0.1/24 dev a0; ip addr add 10.2.0.1/24 dev b0
+        ip neigh add 10.1.0.2 lladdr 02:00:00:00:00:01 dev a0
+        ip neigh add 10.2.0.2 lladdr 02:00:00:00:00:02 dev b0
+        ip route add 192.0.2.0/24 via 10.1.0.2";
+    if !inside_namespace("answers_leave_by_the_route_and_keep_their_source_only_where_that_leads_back", setup)
+    {
+        return;
+    }
+    let paths = Arc::new(ReturnPaths::open().unwrap());
+    let port = UdpPort::bind(0, 0).unwrap().with_return_paths(Some(paths));
+    let ifindex = |name| Netlink::open().unwrap().link_named(name).unwrap().unwrap().index;
+    let by_a = LocalAddress { address: "10.1.0.1".parse().unwrap(), ifindex: ifindex("a0") };
+    let by_b = LocalAddress { address: "10.2.0.1".parse().unwrap(), ifindex: ifindex("b0") };
+    let sent_from = |local| {
+        let path = Path { remote: "192.0.2.9:9".parse().unwrap(), local: Some(local) };
+        let (on_a, on_b) = (Capture::on(ifindex("a1")), Capture::on(ifindex("b1")));
+        assert_eq!(port.send(&run(path, 50, 50, 0), NOW).failures, []);
+        Capture::sources([&on_a, &on_b])
+    };
+    assert_eq!(sent_from(by_a), [Some([10, 1, 0, 1]), None]);
+    assert_eq!(sent_from(by_b), [Some([10, 1, 0, 1]), None], "the way back is the other one");
+    ip("route replace 192.0.2.0/24 via 10.2.0.2");
+    assert_eq!(sent_from(by_a), [None, Some([10, 1, 0, 1])], "the route has moved");
+    port.handle_new_routes();
+    assert_eq!(sent_from(by_a), [None, Some([10, 2, 0, 1])]);
+    assert_eq!(sent_from(by_b), [None, Some([10, 2, 0, 1])]);
 }
 
 #[test]
@@ -181,6 +222,42 @@ fn receive_errors_are_counted_and_receiving_goes_on() {
     a.send(&run(to(LOCALHOST[0], &b), 5000, 1000, 0), NOW);
     assert_eq!(receive(&b, 5000).0, [(5000, 1000)]);
     assert_eq!(b.receive_errors(), BTreeMap::from([(libc::ECONNREFUSED, 200)]));
+}
+
+/// What comes out of an interface's other end.
+struct Capture {
+    socket: OwnedFd,
+}
+
+impl Capture {
+    fn on(index: u32) -> Self {
+        Self { socket: packet_socket::open(index).unwrap() }
+    }
+
+    /// The source of the first of our datagrams that each has seen; waits until one of them has.
+    fn sources<const N: usize>(captures: [&Self; N]) -> [Option<[u8; 4]>; N] {
+        for _ in 0..100 {
+            let found = captures.map(Self::source);
+            if found.iter().any(Option::is_some) {
+                return found;
+            }
+            let mut fds = captures.map(|capture| PollFd::new(capture.socket.as_fd(), PollFlags::POLLIN));
+            assert!(wait::poll(&mut fds, Some(Duration::from_secs(10))).unwrap(), "nothing came out");
+        }
+        panic!("only other packets came out");
+    }
+
+    fn source(&self) -> Option<[u8; 4]> {
+        let mut frame = [0; 2048];
+        while packet_socket::receive(self.socket.as_fd(), &mut [IoSliceMut::new(&mut frame)]).is_ok() {
+            // Behind the virtio-net and the Ethernet header: IPv4 with UDP to port 9.
+            let packet = &frame[10 + 14..];
+            if packet[0] == 0x45 && packet[9] == 17 && packet[22..24] == [0, 9] {
+                return packet[12..16].try_into().ok();
+            }
+        }
+        None
+    }
 }
 
 fn inside_namespace(test: &str, setup: &str) -> bool {

@@ -6,25 +6,29 @@
 //! by one are then still fine. So they are resent singly, and when that works the size is remembered for the remote
 //! address: for a minute nothing of that size or more is sent to it in runs. A minute later the route may be another.
 //!
-//! A pinned source address can vanish. A send that fails in a way this explains is tried again without the source;
-//! when that works the caller is told to forget it, and the next datagram from the peer brings a new one.
+//! A datagram goes out from the address that the peer has spoken to, by whichever interface the routes say; if that is
+//! another than the peer's came in by, from the address that the kernel chooses. Such a source can vanish. A send that
+//! fails in a way this explains is tried again without the source; when that works the caller is told to forget it, and
+//! the next datagram from the peer brings a new one.
 //!
 //! No errno ends anything here. What could not be sent is counted by errno, and the protocol's timers repeat it.
 
 mod failures;
 mod refusals;
+mod routes;
 mod sender;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::failures::Failures;
 use self::refusals::RefusalTable;
+pub use self::routes::ReturnPaths;
 use self::sender::Sender;
 use crate::driver::path_trouble::{PathTrouble, PathTroubles};
 use crate::packet::batch::{DatagramBatch, LocalAddress, Path};
@@ -63,6 +67,9 @@ pub struct UdpPort {
     receive_errors: Mutex<BTreeMap<i32, u64>>,
     failures: Failures,
     troubles: PathTroubles,
+    mark: AtomicU32,
+    /// Absent until somebody tells of changes of routes.
+    return_paths: Option<Arc<ReturnPaths>>,
 }
 
 /// What to do where the socket's buffer is full.
@@ -135,6 +142,8 @@ impl UdpPort {
             is_shut_down: AtomicBool::new(false),
             receive_errors: Mutex::default(),
             failures: Failures::default(),
+            mark: AtomicU32::new(fwmark),
+            return_paths: None,
             troubles: PathTroubles::default(),
         })
     }
@@ -168,7 +177,34 @@ impl UdpPort {
     /// # Errors
     /// `EPERM` without CAP_NET_ADMIN over the host's network namespace.
     pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        self.socket.set_mark(fwmark)
+        self.socket.set_mark(fwmark)?;
+        self.mark.store(fwmark, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has sources compared with routes from now on. Whoever calls this also calls
+    /// [`handle_new_routes`](Self::handle_new_routes).
+    #[must_use]
+    pub fn with_return_paths(self, paths: Option<Arc<ReturnPaths>>) -> Self {
+        Self { return_paths: paths, ..self }
+    }
+
+    /// What sources are compared with.
+    #[must_use]
+    pub fn return_paths(&self) -> Option<Arc<ReturnPaths>> {
+        self.return_paths.clone()
+    }
+
+    /// The source to send from on a path, if any is better than the kernel's own choice.
+    fn source(&self, path: &Path) -> Option<LocalAddress> {
+        let leads_back = |local: &LocalAddress| {
+            local.ifindex == 0
+                || is_link_local(path.remote.ip())
+                || self.return_paths.as_ref().is_none_or(|paths| {
+                    paths.leads_back(path.remote.ip(), *local, self.mark.load(Ordering::Relaxed))
+                })
+        };
+        path.local.filter(leads_back)
     }
 
     /// Ends every [`receive`](Self::receive), now and later.
@@ -199,8 +235,12 @@ impl UdpPort {
         lock(&self.receive_errors).clone()
     }
 
-    /// Lets every remote be sent runs of any size again: after a change of routes.
-    pub fn forget_refusals(&self) {
+    /// Routes, addresses or interfaces have changed: every remote may be sent runs of any size again, and every path is
+    /// looked at anew.
+    pub fn handle_new_routes(&self) {
+        if let Some(paths) = &self.return_paths {
+            paths.forget();
+        }
         let mut refusals = lock(&self.refusals);
         refusals.clear();
         self.refusal_count.store(0, Ordering::Release);
@@ -310,6 +350,14 @@ const ERRORS_BEFORE_PAUSE: u32 = 64;
 
 /// The pause: at most 64 000 fruitless calls a second.
 const ERROR_PAUSE: Duration = Duration::from_millis(1);
+
+/// Whether an address means something only together with an interface.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
 
 /// Moves one received run from its stride into the batch.
 fn take(batch: &mut DatagramBatch, what: &Received) {

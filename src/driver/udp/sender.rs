@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Patience, SendFailure, SendOutcome, UdpPort};
+use super::{Patience, SendFailure, SendOutcome, UdpPort, is_link_local};
 use crate::driver::path_trouble::PathTrouble;
 use crate::packet::batch::{DatagramSlot, MAX_DATAGRAM_RUN, MAX_SEGMENTS};
 use crate::sys::udp::Transmit;
@@ -15,7 +15,7 @@ pub(super) struct Sender<'a> {
     index: usize,
     now: BootTime,
     patience: Patience,
-    /// The pinned source, until it turns out to be stale.
+    /// The source, until it turns out to be stale.
     source: Option<(IpAddr, u32)>,
     outcome: &'a mut SendOutcome,
 }
@@ -30,7 +30,10 @@ impl<'a> Sender<'a> {
         patience: Patience,
         outcome: &'a mut SendOutcome,
     ) -> Self {
-        let source = slot.path.local.map(|local| (local.address, local.ifindex));
+        // The interface is the routes' to say; only where addresses mean nothing without one it is given.
+        let needs_interface = is_link_local(slot.path.remote.ip());
+        let source = port.source(&slot.path);
+        let source = source.map(|local| (local.address, if needs_interface { local.ifindex } else { 0 }));
         Self { port, slot, index, now, patience, source, outcome }
     }
 

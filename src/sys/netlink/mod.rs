@@ -464,6 +464,39 @@ impl Netlink {
         Ok(routes)
     }
 
+    /// By which interface a packet to `remote` from `source` would leave; `None` if the answer names none.
+    ///
+    /// # Errors
+    /// [`NetlinkError::List`]: there is no route, or `source` is no address of ours.
+    pub fn interface_towards(
+        &mut self,
+        remote: IpAddr,
+        source: IpAddr,
+        mark: u32,
+    ) -> Result<Option<u32>, NetlinkError> {
+        let what = Listed::Routes;
+        let length = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        let mut message = RouteMessage::default();
+        message.header.address_family = family_of(remote);
+        message.header.destination_prefix_length = length(remote);
+        message.header.source_prefix_length = length(source);
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(remote)));
+        message.attributes.push(RouteAttribute::Source(RouteAddress::from(source)));
+        message.attributes.push(RouteAttribute::Mark(mark));
+        match self.connection.look_up(RouteNetlinkMessage::GetRoute(message)) {
+            Ok(RouteNetlinkMessage::NewRoute(route)) => {
+                Ok(route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                }))
+            }
+            Ok(_) | Err(DumpError::Interrupted | DumpError::Malformed) => {
+                Err(NetlinkError::Malformed { what })
+            }
+            Err(DumpError::System(source)) => Err(NetlinkError::List { what, source }),
+        }
+    }
+
     /// Adds a route by an interface to the main table.
     ///
     /// # Errors
@@ -664,6 +697,9 @@ mod tests {
         assert!(lo.loopback);
         assert_eq!(netlink.link(lo.index).unwrap(), Some(lo));
         assert_eq!(netlink.link(0x7fff_fff0).unwrap(), None);
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let lo = netlink.link_named("lo").unwrap().unwrap();
+        assert_eq!(netlink.interface_towards([127, 1, 2, 3].into(), local, 0).unwrap(), Some(lo.index));
     }
 
     #[test]
