@@ -173,6 +173,34 @@ pub fn adopt_fd(number: u32) -> Result<OwnedFd, OsError> {
     Ok(fd)
 }
 
+/// Takes over every descriptor that whoever started us left open and that nobody has adopted: above the standard streams
+/// and not close-on-exec, which everything is that this program opens or adopts. From now on these are, too.
+///
+/// Call it while there is one thread.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn take_unnamed() -> Result<Vec<OwnedFd>, OsError> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
+    // All of them first: the directory's own descriptor is one of them.
+    let numbers: Vec<RawFd> = numbers.filter(|number| *number > 2).collect();
+    let mut taken = Vec::new();
+    for number in numbers {
+        // SAFETY: fcntl(F_GETFD) takes two integers and touches no memory; a closed number gives EBADF.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+            continue;
+        }
+        // SAFETY: the number is open (checked above), and no Rust object owns it: what std opens and what `adopt_fd`
+        // took over is close-on-exec, so it was open before `main`.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        taken.push(fd);
+    }
+    Ok(taken)
+}
+
 const fn every_seal() -> SealFlag {
     SealFlag::F_SEAL_SEAL
         .union(SealFlag::F_SEAL_SHRINK)

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use super::protocol::{
     Answer, Ask, Asked, Forward, ForwardError, ForwardKind, MAX_FORWARDS, MAX_LISTED, Reply, Start,
 };
+use super::udp::MAX_FLOWS;
 use super::{DNS_PORT, dns, listen, tcp, udp};
 use crate::config::publish::{PublishedPort, Transport};
 use crate::driver::child_channel::{self, ChannelError};
@@ -109,6 +110,8 @@ pub(super) struct Shared {
     pub(super) connections: RefCell<JoinSet<()>>,
     /// UDP flows and DNS questions that are open.
     pub(super) flows: Cell<usize>,
+    /// No more than that: each costs a descriptor, and connections need theirs.
+    pub(super) max_flows: usize,
     /// For one datagram at a time, never across an await.
     pub(super) buffer: RefCell<Box<[u8]>>,
 }
@@ -293,6 +296,7 @@ impl Forwards {
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS.min(half / 4))),
             connections: RefCell::default(),
             flows: Cell::default(),
+            max_flows: MAX_FLOWS.min(half / 2),
             buffer: RefCell::new(vec![0; MAX_DATAGRAM].into_boxed_slice()),
         };
         Self {

@@ -22,8 +22,8 @@ use crate::driver::clock;
 use crate::sys::sockets::{self, Arrived};
 use crate::time::BootTime;
 
-/// Flows of all ports together; each costs a descriptor.
-const MAX_FLOWS: usize = 1024;
+/// Flows of all ports together, where there are enough descriptors.
+pub(super) const MAX_FLOWS: usize = 1024;
 
 /// A flow that was not answered is forgotten after this silence (as the kernel's connection tracking does).
 const UNANSWERED: Duration = Duration::from_secs(30);
@@ -117,7 +117,7 @@ impl FlowTable {
         while let Some(ended) = self.tasks.try_join_next() {
             self.forget(ended.ok());
         }
-        if self.shared.flows.get() >= MAX_FLOWS && !self.evict() {
+        if self.shared.flows.get() >= self.shared.max_flows && !self.evict() {
             self.counters.fail();
             return Taken::Datagram;
         }
@@ -180,7 +180,7 @@ impl FlowTable {
     }
 }
 
-/// A place among [`MAX_FLOWS`].
+/// A place among [`Shared::max_flows`].
 pub(super) struct Place(Rc<Shared>);
 
 impl Place {
