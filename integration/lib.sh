@@ -64,6 +64,9 @@ need() {
       engines)
         { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready; } ||
           skip engines "podman and a Debian 13 root are fetched by integration/run as root" ;;
+      docker)
+        { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready dockerd docker; } ||
+          skip docker "docker.io and docker-cli are added to the Debian 13 root by integration/run as root" ;;
       vm) "$INTEGRATION/tools/refvm" ready "$CACHE/refvm" || skip vm "not built: integration/tools/refvm build $CACHE/refvm" ;;
       root) [ "$(id -u)" = 0 ] || skip root "needs root" ;;
       boringtun-cli | gotatun)

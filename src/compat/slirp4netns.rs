@@ -7,8 +7,8 @@
 //! Engines differ in who configures the interface. podman (`-c`) leaves it to us, and dials the address CIDR+100
 //! inside for published ports, so that address must be there. rootlesskit (no `-c`) has made a TAP device of that name
 //! beforehand and gives it CIDR+100, a default route by CIDR+2 and a large MTU once we are ready: the TAP makes room
-//! for the tunnel, whose own address is there first and whose routes are more specific and carry the right MTU, so
-//! whatever it does then does no harm.
+//! for the tunnel, whose own address is there first and whose default route is in a table that is asked first and carries
+//! the right MTU, so whatever it does then does no harm.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

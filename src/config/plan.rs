@@ -18,7 +18,7 @@ pub struct NetworkPlan {
     #[serde(default)]
     pub catch_all: bool,
     /// Somebody else configures the interface after us, as for one of another kind: with an address, a default route and
-    /// a large MTU. Default routes are made as halves then, which win, and every route carries the MTU.
+    /// a large MTU. Default routes are made in a table of their own then, which wins, and every route carries the MTU.
     #[serde(default)]
     pub shared: bool,
     /// Addresses that must be the namespace's own besides, because somebody outside dials them or programs ask there;

@@ -249,14 +249,32 @@ fn sync_routes(
     let has_ipv4 = addresses.iter().any(|address| address.addr().is_ipv4());
     let everything = [("0.0.0.0/0", has_ipv4), ("::/0", has_ipv6)];
     let catch_all = everything.into_iter().filter(|(_, has)| plan.catch_all && *has);
-    let wanted: BTreeSet<IpNet> = plan
+    let mut wanted: BTreeSet<IpNet> = plan
         .routes
         .iter()
         .copied()
         // Without an IPv6 address IPv6 is off, and a route for it could not be added.
         .filter(|route| route.addr().is_ipv4() || has_ipv6)
         .chain(catch_all.filter_map(|(route, _)| route.parse().ok()))
-        .flat_map(|route| beside_other_defaults(route.trunc(), &present, index, plan.shared))
+        .map(|route| route.trunc())
+        .collect();
+    if plan.shared {
+        // Programs that look for a free network take halves for what they say: everything is in use. So does Docker.
+        for default in wanted.clone().into_iter().filter(|route| route.prefix_len() == 0) {
+            match netlink.add_overriding_default(index, default, plan.mtu) {
+                Ok(()) => {
+                    wanted.remove(&default);
+                }
+                // Without such tables it is halves.
+                Err(NetlinkError::AddRoute { source, .. })
+                    if source.is(Errno::EOPNOTSUPP) || source.is(Errno::EAFNOSUPPORT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let wanted: BTreeSet<IpNet> = wanted
+        .into_iter()
+        .flat_map(|route| beside_other_defaults(route, &present, index, plan.shared))
         .collect();
     let ours = |route: &&Route| route.interface == Some(index);
     for route in present.iter().filter(ours) {

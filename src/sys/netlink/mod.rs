@@ -20,7 +20,9 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkPayload,
+};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -32,6 +34,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
     RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -515,6 +518,50 @@ impl Netlink {
             .map_err(|source| NetlinkError::AddRoute { destination, source })
     }
 
+    /// Adds a default route that wins over the main table's, which somebody else makes later, and that does not stand in
+    /// the main table, where programs would take it for a network in use: as wg-quick does, in a table of its own that is
+    /// asked after every route of the main one but the default. What is there already stays.
+    ///
+    /// # Errors
+    /// [`NetlinkError::AddRoute`]; EOPNOTSUPP from kernels without such tables.
+    pub fn add_overriding_default(
+        &mut self,
+        index: u32,
+        destination: IpNet,
+        mtu: Option<u32>,
+    ) -> Result<(), NetlinkError> {
+        let failed = |source| NetlinkError::AddRoute { destination, source };
+        let mut route = route_message(index, destination);
+        // Larger tables are named by the attribute.
+        route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        route.attributes.push(RouteAttribute::Table(OWN_TABLE));
+        route.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        self.connection
+            .request(
+                RouteNetlinkMessage::NewRoute(route),
+                NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+            )
+            .map_err(failed)?;
+        let main = [
+            RuleAttribute::Table(RouteHeader::RT_TABLE_MAIN.into()),
+            RuleAttribute::SuppressPrefixLen(0),
+            RuleAttribute::Priority(MAIN_BUT_DEFAULT),
+        ];
+        let own = [RuleAttribute::Table(OWN_TABLE), RuleAttribute::Priority(OWN_DEFAULT)];
+        for attributes in [&main[..], &own[..]] {
+            let mut rule = RuleMessage::default();
+            rule.header.family = family_of(destination.addr());
+            rule.header.action = RuleAction::ToTable;
+            rule.attributes = attributes.to_vec();
+            let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+            match self.connection.request(RouteNetlinkMessage::NewRule(rule), flags) {
+                Err(error) if error.is(Errno::EEXIST) => {}
+                other => other.map_err(failed)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Has packets to one address refused, whatever other routes there are.
     ///
     /// # Errors
@@ -632,6 +679,12 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
     message.attributes.push(AddressAttribute::Address(address.addr()));
     message
 }
+
+/// The table of [`Netlink::add_overriding_default`], as wg-quick numbers it.
+const OWN_TABLE: u32 = 51820;
+/// Rules directly before the kernel's own for the main table (32766).
+const MAIN_BUT_DEFAULT: u32 = 32764;
+const OWN_DEFAULT: u32 = 32765;
 
 fn route_message(index: u32, destination: IpNet) -> RouteMessage {
     let mut message = RouteMessage::default();
