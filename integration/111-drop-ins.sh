@@ -4,7 +4,7 @@
 #
 #   container ── bridge ── rootless-netns ── wg0/tap0 ── wg4netns :host ── h0 ═ p0 ── wireguard-go :peer ── page at 10.6.0.2
 #
-# needs: netns tun wg wireguard-go socat dnsmasq engines
+# needs: netns tun wg wireguard-go socat dnsmasq nft engines
 # timeout: 180
 # as: root
 . "$(dirname "$0")/lib.sh"
@@ -12,6 +12,8 @@
 # A tunnel's type is 65534.
 LINK='cat /sys/class/net/[!l]*/type'
 PAGE='wget -qO- http://10.6.0.2/'
+# Without a tunnel, by way of the host.
+PLAIN='wget -qO- http://10.9.0.2:8080/'
 
 inside() {
   local drop_in=~/.config/containers/containers.conf.d/wg4netns.conf before
@@ -33,20 +35,25 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
 
   step "nothing chosen: the engine's usual network, its bridge, its helpers, its build"
   assert_eq "helpers" "$before" "$(helpers)"
-  capture podman run --rm busybox sh -c "$LINK"
-  assert_eq "an Ethernet device" 1 "$OUT"
+  capture podman run --rm busybox sh -c "$LINK; $PLAIN"; said
+  assert_eq "an Ethernet device, and a page by it" $'1\nyou are 10.9.0.1' "$OUT"
   no_processes || fail "a process of ours"
   podman network create inner >/dev/null
-  capture podman run --rm --init --network inner busybox cat /sys/class/net/eth0/type; said
-  assert_status 0
-  build "FROM busybox" "RUN cat /proc/net/dev"; note "$(grep : "$W/build.log" | tr "\n" " ")"
-  "$WG4NETNS" ls >"$W/ls.out"
+  capture podman run --rm --init --network inner busybox sh -c "$LINK; $PLAIN"; said
+  assert_eq "the same on the bridge" $'1\nyou are 10.9.0.1' "$OUT"
+  build "FROM busybox" "RUN $PLAIN | grep -q 'you are 10.9.0.1'"
+  assert_eq "tunnels" "[]" "$("$WG4NETNS" ls --json)"
   no_processes || fail "a process of ours"
+
+  step "nothing chosen: the arguments of the next program are the engine's, byte for byte"
+  untouched
 
   if [ "$ENGINE" = trixie ]; then
     step "pods and builds choose a tunnel"
-    podman pod create --name pod --network pasta:--wg-config,work >/dev/null
+    podman pod create --name pod --network pasta:--wg-config,work -p 127.0.0.1:18060:80 >/dev/null
     assert_eq "the page in a pod" "you are 10.6.0.1" "$(podman run --rm --pod pod busybox sh -c "$PAGE")"
+    podman run --detach --pod pod busybox sh -c 'echo of the pod >/index.html; exec httpd -f -h /' >/dev/null
+    wait_for "the pod's published port" 5 get_is "of the pod" 127.0.0.1 18060
     podman pod rm --force --time 0 pod >/dev/null
     wait_for "no process of ours to be left" 2 no_processes
     build --network pasta:--wg-config,work "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'"
@@ -60,6 +67,15 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
   assert_eq "the page" "you are 10.6.0.1" "$(podman run --rm busybox sh -c "$PAGE")"
   capture podman run --rm --network inner busybox sh -c "ls /sys/class/net; $PAGE"; said
   assert_has "the page on the bridge" "you are 10.6.0.1" "$OUT"
+  capture podman run --rm --network inner busybox sh -c "$PLAIN -T 2"; said
+  [ "$STATUS" != 0 ] || fail "a page beside the tunnel"
+  if [ "$ENGINE" = trixie ]; then
+    podman run --detach --name bridged --network inner busybox sleep 1000 >/dev/null
+    assert_eq "--pid: the file that podman ends it by" "$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')" \
+      "$(cat "$XDG_RUNTIME_DIR/containers/networks/rootless-netns/rootless-netns-conn.pid")"
+    podman rm --force --time 0 bridged >/dev/null
+    wait_for "no process of ours to be left" 3 no_processes
+  fi
   # This build of podman 4 looks for slirp4netns on PATH alone, as `install` says.
   [ "$ENGINE" = trixie ] || export PATH=$HOME/.local/share/wg4netns/libexec:$PATH
   build "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'"
@@ -79,6 +95,20 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
   assert_lacks "what the container says" ran "$OUT"
 }
 
+# The face is called as engines call it, with what arguments can be; a program that writes down its own is next on PATH.
+untouched() {
+  local arguments=(--config-net -t '127.0.0.1/8080-8080:80-80' '' 'a b' $'two\nlines' '*' "\"'\\" $'\xff\xfe' --netns /run/x --wg-configured)
+  mkdir "$W/next"
+  printf '%s\n' '#!/bin/sh' 'printf "%s\0" "$@" >"$RECORD"' 'exit 23' >"$W/next/$face"; chmod 755 "$W/next/$face"
+  capture env RECORD="$W/arguments" PATH="$W/next:$PATH" ~/.local/share/wg4netns/libexec/$face "${arguments[@]}"
+  assert_status 23
+  printf '%s\0' "${arguments[@]}" | cmp - "$W/arguments" || fail "other arguments"
+}
+
+get_is() { # WANTED ADDRESS PORT
+  [ "$(exec 7<>"/dev/tcp/$2/$3" && printf 'GET / HTTP/1.0\r\n\r\n' >&7 && timeout 2 tail -n 1 <&7)" = "$1" ]
+}
+
 build() { # [FLAG VALUE] LINE…
   local flags=()
   case $1 in --*) flags=("$1" "$2"); shift 2 ;; esac
@@ -92,10 +122,13 @@ helpers() { podman info | grep -E '^ *(path|networkBackend):' | grep -vi -E 'sli
 
 in_engine
 in_world "$@"
-need tun wg wireguard-go socat dnsmasq engines
+need tun wg wireguard-go socat dnsmasq nft engines
 peer_world
 start_wireguard_go_peer
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
 chmod 644 "$W/wg0.conf"
 far_services
+start plain on peer socat TCP-LISTEN:8080,fork,reuseaddr "SYSTEM:$W/page"
+engine_canaries
 in_engines
+assert_engine_canaries_silent

@@ -5,7 +5,7 @@
 #   :host 18080 ── wg4netns's forwarder ── container's httpd        container: far.test? ── alias inside ── tunnel ── dnsmasq :peer
 #
 # needs: netns tun wg wireguard-go socat dnsmasq nft curl engines
-# timeout: 120
+# timeout: 150
 # as: root
 . "$(dirname "$0")/lib.sh"
 
@@ -14,6 +14,12 @@ inside() {
   "$WG4NETNS" drop-ins install >"$W/install.out"
   if [ "$ENGINE" = trixie ]; then
     published pasta:--wg-config,work
+    step "pasta: clients look local only where they are, and somebody asked"
+    serve_page pasta:--wg-config,work,--host-lo-to-ns-lo
+    assert_eq "a client of the host's loopback" "from 127.0.0.1" "$(who 127.0.0.1:18090)"
+    assert_eq "one of a port that is everybody's" "from 10.6.0.1" "$(who 127.0.0.1:18080)"
+    podman rm --force --time 0 web >/dev/null
+    wait_for "no process of ours to be left" 2 no_processes
     step "pasta: a port that is taken fails the start"
     capture podman run --rm --network pasta:--wg-config,work -p "18082:80" busybox echo ran
     said
@@ -23,6 +29,7 @@ inside() {
   export WG4NETNS_CONFIG=work
   published slirp4netns
   published slirp4netns:port_handler=slirp4netns
+  later
 }
 
 published() { # NETWORK
@@ -33,9 +40,8 @@ published() { # NETWORK
   assert_has "the page by name" "you are 10.6.0.1" "$OUT"
   case $1 in pasta*) assert_matches "its own entry in /etc/hosts" $'10.6.0.1\t[0-9a-f]{12}' "$OUT" ;; esac
 
-  step "$1: published ports answer"
-  podman run --detach --name web --network "$1" -p 18080:80 -p 127.0.0.1:18090-18091:90-91 -p 18053:5353/udp busybox sh -c '
-    echo hallo >/index.html; httpd -h /; httpd -h / -p 90; httpd -h / -p 91; exec sleep 1000' >/dev/null
+  step "$1: published ports answer, and nobody from outside looks local"
+  serve_page "$1"
   start echo podman unshare nsenter --net="/proc/$(podman inspect -f '{{.State.Pid}}' web)/ns/net" perl -MIO::Socket::INET -e '
     my $socket = IO::Socket::INET->new(Proto => "udp", LocalPort => 5353) or die; my $line;
     while (defined $socket->recv($line, 1000)) { $socket->send($line) }'
@@ -43,11 +49,44 @@ published() { # NETWORK
   for port in 18080 18090 18091; do
     assert_eq "the page at $port" hallo "$(curl -sS -m 5 "http://127.0.0.1:$port/")"
   done
+  assert_eq "the page over IPv6" hallo "$(curl -sS -m 5 "http://[::1]:18092/")"
   assert_eq "the page from elsewhere" hallo "$(curl -sS -m 5 "http://10.9.0.1:18080/")"
+  for address in 127.0.0.1:18080 127.0.0.1:18090 10.9.0.1:18080; do
+    assert_matches "who asks at $address" '^from (10\.6\.0\.1|10\.0\.2\.100)$' "$(who $address)"
+  done
   wait_for "the datagram" 5 datagram_comes_back
   podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 2 no_processes
   not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/ 2>/dev/null || fail "the port still answers"
+}
+
+serve_page() { # NETWORK
+  podman run --detach --name web --network "$1" -p 18080:80 -p 127.0.0.1:18090-18091:90-91 -p '[::1]:18092:92' -p 18053:5353/udp busybox sh -c '
+    echo hallo >/index.html; mkdir /cgi-bin; printf "%s\n" "#!/bin/sh" "echo; echo from \$REMOTE_ADDR" >/cgi-bin/who
+    /bin/busybox chmod 755 /cgi-bin/who; httpd -h /; httpd -h / -p 90; httpd -h / -p 91; httpd -h / -p 92; exec sleep 1000' >/dev/null
+  wait_for "the page" 5 curl -sS -m 2 -o "$W/page.out" http://127.0.0.1:18080/
+}
+who() { curl -sS -m 5 "http://$1/cgi-bin/who" | sed 's/::ffff://; s/[][]//g'; }
+
+# What podman itself does not ask of the socket that it has us make.
+later() {
+  local id api
+  step "list_hostfwd, remove_hostfwd and add_hostfwd, while the container runs"
+  serve_page slirp4netns:port_handler=slirp4netns
+  api=$(find "$XDG_RUNTIME_DIR" -name "$(podman inspect -f '{{.Id}}' web).net")
+  ask() { perl -MIO::Socket::UNIX -e 'my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die; print $s $ARGV[1]; $s->shutdown(1); print <$s>' "$api" "$1"; }
+  capture ask '{"execute":"list_hostfwd"}'; said
+  assert_eq "entries" 5 "$(grep -o '"id":' <<<"$OUT" | wc -l)"
+  id=$(tr '{' '\n' <<<"$OUT" | grep '"host_port":18080' | sed 's/.*"id":\([0-9]*\).*/\1/')
+  assert_has "removed" '"return"' "$(ask "{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":$id}}")"
+  wait_for "the port to be free" 2 not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/
+  assert_eq "entries" 4 "$(ask '{"execute":"list_hostfwd"}' | grep -o '"id":' | wc -l)"
+  assert_has "removed twice" '"error"' "$(ask "{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":$id}}")"
+  assert_has "a new one" '"id":' "$(ask '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"127.0.0.1","host_port":18083,"guest_addr":"127.0.0.1","guest_port":80}}')"
+  assert_eq "who names the guest's loopback asks for clients that look local" "from 127.0.0.1" "$(who 127.0.0.1:18083)"
+
+  podman rm --force --time 0 web >/dev/null
+  wait_for "no process of ours to be left" 2 no_processes
 }
 
 datagram_comes_back() {
@@ -69,4 +108,4 @@ far_services
 engine_canaries
 start taken socat TCP-LISTEN:18082,fork /dev/null
 in_engines
-assert_eq "packets of host that are not the tunnel's, questions to its name servers" 0 "$(canary_count sent)"
+assert_engine_canaries_silent

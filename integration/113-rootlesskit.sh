@@ -4,7 +4,7 @@
 #   rootlesskit's child: curl ── tap0 ── wg4netns (as slirp4netns) :host ── h0 ═ p0 ── wireguard-go :peer ── page at 10.6.0.2
 #
 # needs: netns tun wg wireguard-go socat dnsmasq nft curl engines
-# timeout: 60
+# timeout: 120
 # as: root
 . "$(dirname "$0")/lib.sh"
 
@@ -28,6 +28,23 @@ inside() {
   step "large transfers, both ways"
   capture timeout 20 rootlesskit "${flags[@]}" sh -c 'iperf3 -c 10.6.0.2 -n 16M && iperf3 -c 10.6.0.2 -p 5202 -n 16M -R'
   [ "$STATUS" = 0 ] || { said; fail "iperf3"; }
+
+  for driver in builtin slirp4netns; do
+    step "-p by its port driver $driver, TCP and UDP"
+    start kit rootlesskit "${flags[@]}" --port-driver=$driver -p 127.0.0.1:18081:81/tcp -p 0.0.0.0:18080:80/tcp sh -c "
+      mkdir -p '$W/www/cgi-bin'; echo hallo >'$W/www/index.html'; printf '%s\n' '#!/bin/sh' 'echo; echo from \$REMOTE_ADDR' >'$W/www/cgi-bin/who'
+      chmod 755 '$W/www/cgi-bin/who'; busybox httpd -h '$W/www'; busybox httpd -h '$W/www' -p 81; exec sleep 1000"
+    kit=$STARTED
+    wait_for "the page" 10 page_is hallo http://127.0.0.1:18080/
+    assert_eq "the other page" hallo "$(curl -sS -m 5 http://127.0.0.1:18081/)"
+    assert_eq "the page from elsewhere" hallo "$(curl -sS -m 5 http://10.9.0.1:18080/)"
+    note "who asks: $(curl -sS -m 5 http://10.9.0.1:18080/cgi-bin/who)"
+    # The builtin driver dials 127.0.0.1 itself; what we forward comes from an address of the namespace.
+    [ $driver = builtin ] || assert_matches "who asks" '^from (::ffff:)?10\.' "$(curl -sS -m 5 http://10.9.0.1:18080/cgi-bin/who | tr -d '[]')"
+    kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
+    wait_for "no process of ours to be left" 2 no_processes
+    ! curl -sS -m 2 http://127.0.0.1:18080/ 2>/dev/null || fail "the port outlived it"
+  done
 
   if rootlesskit --help | grep -q detach-netns; then
     step "with a detached network namespace, for longer than a look takes"
@@ -58,6 +75,8 @@ inside() {
   no_processes || fail "a process of ours"
 }
 
+page_is() { [ "$(curl -sS -m 2 "$2" 2>/dev/null)" = "$1" ]; }
+
 in_engine
 in_world "$@"
 need tun wg wireguard-go socat dnsmasq nft curl iperf3 engines
@@ -68,4 +87,6 @@ chmod 644 "$W/wg0.conf"
 far_services
 start iperf on peer iperf3 -s -B 10.6.0.2
 start iperf-back on peer iperf3 -s -B 10.6.0.2 -p 5202
+engine_canaries
 in_engines
+assert_engine_canaries_silent

@@ -4,7 +4,7 @@
 #
 #   container: wget ── wg0 ── wg4netns oci-hook :host ── h0 ═ p0 ── wireguard-go :peer ── page, dnsmasq at 10.6.0.2
 #
-# needs: netns tun wg wireguard-go socat dnsmasq curl engines
+# needs: netns tun wg wireguard-go socat dnsmasq nft curl engines
 # timeout: 120
 # as: root
 . "$(dirname "$0")/lib.sh"
@@ -31,7 +31,9 @@ inside() {
   capture "$WG4NETNS" status "$id"; assert_status 0
   read -r tunnel <<<"$(our_processes)"
   assert_eq "readable by everybody inside" "nameserver 10.6.0.2" "$(podman exec --user 12345 web grep nameserver /etc/resolv.conf)"
+  watch_container web
   podman kill web >/dev/null
+  wait_for "the namespace's end" 2 container_namespace_gone
   wait_for "the tunnel's end" 2 gone "$tunnel"
   wait_for "no process of ours to be left" 1 no_processes
   assert_eq "nothing is listed" "[]" "$("$WG4NETNS" ls --json)"
@@ -63,6 +65,19 @@ inside() {
   wait_for "no process of ours to be left" 2 no_processes
   ! curl -sS -m 2 http://127.0.0.1:18080/ 2>/dev/null || fail "the port outlived the container"
 
+  step "datagrams are published, single addresses reached, servers and the MTU chosen, as annotations say"
+  "${run[@]}" --annotation dev.wg4netns.publish="127.0.0.1:18053:5353/udp" --annotation dev.wg4netns.reach=127.0.0.1:8099 \
+    --annotation dev.wg4netns.dns=10.6.0.77 --annotation dev.wg4netns.mtu=1300 --detach --name web busybox sleep 1000 >/dev/null
+  start echo podman unshare nsenter --net="/proc/$(podman inspect -f '{{.State.Pid}}' web)/ns/net" perl -MIO::Socket::INET -e '
+    my $socket = IO::Socket::INET->new(Proto => "udp", LocalPort => 5353) or die; my $line;
+    while (defined $socket->recv($line, 1000)) { $socket->send($line) }'
+  wait_for "the datagram" 5 datagram_comes_back
+  assert_eq "what is reached" "of the host" "$(podman exec web nc -w 5 127.0.0.1 8099)"
+  assert_eq "the name server" "nameserver 10.6.0.77" "$(podman exec web grep nameserver /etc/resolv.conf)"
+  assert_has "the MTU" "mtu 1300" "$(podman exec web ip link show wg0)"
+  podman rm --force --time 0 web >/dev/null
+  wait_for "no process of ours to be left" 2 no_processes
+
   step "with a user namespace of its own"
   capture "${run[@]}" --rm --userns=keep-id busybox wget -qO- http://far.test/
   said
@@ -86,6 +101,13 @@ inside() {
   wait_for "no process of ours to be left" 2 no_processes
 }
 
+datagram_comes_back() {
+  local line
+  exec 7<>/dev/udp/127.0.0.1/18053
+  echo hallo >&7
+  line=$(timeout 1 dd bs=100 count=1 <&7 2>/dev/null) && [ "$line" = hallo ]
+}
+
 refused() { # PATTERN FLAG…
   capture "${run[@]}" "${@:2}" --rm busybox sh -c 'echo ran'
   said
@@ -96,10 +118,13 @@ refused() { # PATTERN FLAG…
 
 in_engine
 in_world "$@"
-need tun wg wireguard-go socat dnsmasq curl engines
+need tun wg wireguard-go socat dnsmasq nft curl engines
 peer_world
 start_wireguard_go_peer
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
 chmod 644 "$W/wg0.conf"
 far_services
+start host socat TCP-LISTEN:8099,bind=127.0.0.1,fork,reuseaddr 'SYSTEM:echo of the host'
+engine_canaries
 in_engines
+assert_engine_canaries_silent

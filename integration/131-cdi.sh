@@ -3,7 +3,7 @@
 #
 #   container: wget ── wg0 ── wg4netns oci-hook :host ── h0 ═ p0 ── wireguard-go :peer ── page, dnsmasq at 10.6.0.2
 #
-# needs: netns tun wg wireguard-go socat dnsmasq engines
+# needs: netns tun wg wireguard-go socat dnsmasq nft engines
 # timeout: 60
 # as: root
 . "$(dirname "$0")/lib.sh"
@@ -29,7 +29,9 @@ inside() {
   capture "${run[@]}" --detach --name web busybox sleep 1000
   assert_status 0
   "$WG4NETNS" status "${OUT:0:12}" >/dev/null || fail "not healthy"
+  watch_container web
   podman kill web >/dev/null
+  wait_for "the namespace's end" 2 container_namespace_gone
   wait_for "no process of ours to be left" 2 no_processes
 
   step "a tunnel that cannot be had fails the start, with one clear line"
@@ -46,7 +48,7 @@ inside() {
 
 in_engine
 in_world "$@"
-need tun wg wireguard-go socat dnsmasq engines
+need tun wg wireguard-go socat dnsmasq nft engines
 peer_world
 start_wireguard_go_peer
 far_services
@@ -55,4 +57,6 @@ chmod 644 "$W/wg0.conf"
 # podman of both versions looks in /etc/cdi and /run/cdi alone.
 mkdir -m 777 /run/cdi
 export ENGINE_BIND=/run/cdi
+engine_canaries
 in_engines
+assert_engine_canaries_silent

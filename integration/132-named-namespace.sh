@@ -6,7 +6,7 @@
 #                ├─ wg0 ── wg4netns :host ── h0 ═ p0 ── wireguard-go :peer ── page, dnsmasq at 10.6.0.2
 #   container b ─┘
 #
-# needs: netns tun wg wireguard-go socat dnsmasq engines
+# needs: netns tun wg wireguard-go socat dnsmasq nft engines
 # timeout: 60
 # as: root
 . "$(dirname "$0")/lib.sh"
@@ -49,10 +49,12 @@ inside() {
 
 in_engine
 in_world "$@"
-need tun wg wireguard-go socat dnsmasq engines
+need tun wg wireguard-go socat dnsmasq nft engines
 peer_world
 start_wireguard_go_peer
 far_services
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
 chmod 644 "$W/wg0.conf"
+engine_canaries
 in_engines
+assert_engine_canaries_silent

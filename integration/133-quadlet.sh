@@ -4,7 +4,7 @@
 #
 #   container: wget ── wg0 ── wg4netns oci-hook :host ── h0 ═ p0 ── wireguard-go :peer ── page at 10.6.0.2
 #
-# needs: netns tun wg wireguard-go socat dnsmasq engines
+# needs: netns tun wg wireguard-go socat dnsmasq nft curl engines
 # timeout: 60
 # as: root
 . "$(dirname "$0")/lib.sh"
@@ -50,6 +50,30 @@ inside() {
   [ "$STATUS" != 0 ] || fail "the service started"
   assert_has "the reason" "wg4netns: no handshake within 1 s" "$ERR"
   podman rm --force --time 0 --ignore web >/dev/null
+
+  step "a unit with Network=pasta:--wg-config,… and PublishPort="
+  "$WG4NETNS" drop-ins install >"$W/install.out"
+  printf '%s\n' '[Container]' ContainerName=pasted Image=localhost/busybox 'Exec=sh -c "echo of the unit >/index.html; exec httpd -f -h /"' \
+    Network=pasta:--wg-config,web,--wait-handshake=5 PublishPort=127.0.0.1:18060:80 >"$units/pasted.container"
+  SERVICE=$(dryrun pasted) || { cat "$W/dryrun.err" >&2; fail "quadlet refuses the unit"; }
+  assert_has "the network" "--network pasta:--wg-config,web,--wait-handshake=5" "$(lines ExecStart)"
+  run_service; said
+  assert_status 0
+  assert_eq "links" $'lo\nwg0' "$(podman exec pasted ls /sys/class/net)"
+  assert_eq "what the far end saw" "you are 10.6.0.1" "$(podman exec pasted wget -qO- http://far.test/)"
+  assert_eq "the published port" "of the unit" "$(curl -sS -m 5 --retry 5 --retry-all-errors --retry-delay 1 http://127.0.0.1:18060/)"
+  podman rm --force --time 0 pasted >/dev/null
+  wait_for "no process of ours to be left" 2 no_processes
+  "$WG4NETNS" drop-ins remove >"$W/remove.out"
+
+  step "the example's unit is read without a complaint"
+  cp "$SHARED/example.container" "$units/"
+  SERVICE=$(dryrun example) || { cat "$W/dryrun.err" >&2; fail "quadlet refuses the example"; }
+  assert_eq "complaints" "" "$(grep -iE 'error|unsupported|warn' "$W/dryrun.err" || true)"
+  assert_has "no network of podman's" "--network none" "$(lines ExecStart)"
+  assert_matches "the hook's directory" 'hooks-dir=[^ ]*/wg4netns/example.hooks.d' "$(lines ExecStart)"
+  assert_has "time for the image and the peer" 300 "$(lines TimeoutStartSec)"
+  rm "$units/example.container"
 
   step "from gluetun's compose file"
   compose >"$W/compose.yml"
@@ -99,10 +123,15 @@ C
 
 in_engine
 in_world "$@"
-need tun wg wireguard-go socat dnsmasq engines
+need tun wg wireguard-go socat dnsmasq nft curl engines
 peer_world
 start_wireguard_go_peer
 far_services
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
 chmod 644 "$W/wg0.conf"
+root=$INTEGRATION/..
+[ -d "$root/podman-example" ] || root=$INTEGRATION
+cp "$root/podman-example/example.container" "$W/"
+engine_canaries
 in_engines trixie
+assert_engine_canaries_silent

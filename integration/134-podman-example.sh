@@ -4,7 +4,7 @@
 #
 #   container: wget ── wg0 ── wg4netns ── 127.0.0.1 ── wg4netns demo --peer (boringtun)
 #
-# needs: netns tun perl engines
+# needs: netns tun nft perl engines
 # timeout: 60
 # as: root
 . "$(dirname "$0")/lib.sh"
@@ -44,13 +44,33 @@ inside() {
   wait "$pid" || fail "the unit's process ended with $?"
   wait_for "no process of ours to be left" 3 no_processes
   assert_eq "files of the example" "" "$(find "$XDG_RUNTIME_DIR/wg4netns" ~/.config/wg4netns -name 'example*')"
+
+  step "down.sh once more: the peer's number is another process's by now"
+  mkdir -p "$XDG_RUNTIME_DIR/wg4netns"
+  start other sleep 1000; echo "$STARTED" >"$XDG_RUNTIME_DIR/wg4netns/example-peer.pid"
+  "$example/down.sh"
+  stays "the other process" 1 alive "$STARTED"
+
+  step "the unit, while its container is down: it fails in a way that is tried again"
+  podman create --name down --network none busybox sleep 1 >/dev/null
+  capture bash -c "exec ${unit//wg4netns-example/down}"; said
+  [ "$STATUS" != 0 ] || fail "it ended well, and would not be tried again"
+  for line in StartLimitIntervalSec=0 Restart=on-failure RestartSec=2; do
+    grep -qx "$line" "$SHARED/wg4netns@.service" || fail "not in the unit: $line"
+  done
+  if command -v systemd-analyze >/dev/null; then
+    capture systemd-analyze verify --man=no "$SHARED/wg4netns@.service"
+    assert_lacks "what systemd says of the unit" "Unknown" "$ERR"
+  fi
 }
 
 in_engine
 in_world "$@"
-need tun perl engines
+need tun nft perl engines
 root=$INTEGRATION/..
 [ -d "$root/podman-example" ] || root=$INTEGRATION
 cp -r "$root/podman-example" "$W/"; cp "$root/contrib/systemd/wg4netns@.service" "$W/"
 mkdir "$W/bin"; ln -s "$WG4NETNS" "$W/bin/wg4netns"
+engine_canaries
 in_engines
+assert_engine_canaries_silent
