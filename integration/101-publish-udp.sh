@@ -6,7 +6,7 @@
 #   target wg0 ── wg4netns :host ── h0 (10.9.0.1, 10.9.0.7, fd09::1) ═ p0 :peer
 #
 # needs: netns tun wg socat jq
-# timeout: 60
+# timeout: 110
 . "$(dirname "$0")/lib.sh"
 in_world "$@"
 need tun wg socat jq
@@ -60,6 +60,12 @@ crowd() {
 wait_for "the flows" 30 crowd
 assert_at_most "flows that are open" 1024 "$(forwards | jq '[.forwards[].active] | add')"
 assert_eq "another port, with a flow of its own already" "g 10.6.0.1" "$(ask host 127.0.0.1 5300 g)"
+
+step "flows that nobody answered are forgotten after half a minute, others are not"
+few() { [ "$(forwards | jq '[.forwards[] | select(.listen | endswith(":5399")) | .active] | add')" = 0 ]; }
+wait_for "the crowd to be forgotten" 45 few
+answered=$(forwards | jq '[.forwards[] | select(.listen | endswith(":5300")) | .active] | add')
+[ "$answered" -gt 0 ] || fail "answered flows were forgotten, too"
 
 step "the end"
 kill "$TARGET"

@@ -85,6 +85,13 @@ later() {
   assert_has "a new one" '"id":' "$(ask '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"127.0.0.1","host_port":18083,"guest_addr":"127.0.0.1","guest_port":80}}')"
   assert_eq "who names the guest's loopback asks for clients that look local" "from 127.0.0.1" "$(who 127.0.0.1:18083)"
 
+  step "a helper that was killed leaves its socket, and the next start does not mind"
+  local helper; helper=$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')
+  kill -9 "$helper"; wait_for "the helper's end" 2 gone "$helper"
+  test -S "$api" || fail "nothing is left behind"
+  podman restart --time 0 web >/dev/null
+  wait_for "the page" 5 curl -sS -m 2 -o "$W/page.out" http://127.0.0.1:18080/
+
   podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 2 no_processes
 }

@@ -3,11 +3,11 @@
 #
 #   target wg0 ═ far0 (a namespace that only the packet socket keeps) ── wg4netns :host ── h0 ═ p0 ── wireguard-go :peer
 #
-# needs: netns tun wg wireguard-go iperf3 jq
+# needs: netns tun wg wireguard-go iperf3 jq socat
 # timeout: 90
 . "$(dirname "$0")/lib.sh"
 in_world "$@"
-need tun wg wireguard-go iperf3 jq
+need tun wg wireguard-go iperf3 jq socat
 peer_world
 start_wireguard_go_peer
 # The peer has its TUN; from here on there are none.
@@ -34,6 +34,16 @@ iperf "TCP, the other way" -c 10.6.0.2 -n 64M -R
 note "TCP, the other way: $(jq '.end.sum_received.bits_per_second / 1e6 | floor' <<<"$OUT") Mbit/s"
 iperf "UDP" -c 10.6.0.2 -u -b 5M -t 1 -l 1300
 iperf "UDP, the other way" -c 10.6.0.2 -u -b 5M -t 1 -l 500 -R
+
+step "a published port and a reached address, over this link as over the other"
+kill "$OURS"; wait_for "the end" 2 gone "$OURS"
+wait_for "no interface" 2 not in_target ip link show wg0
+start inside nsenter -t "$TARGET" -U -n --preserve-credentials -- socat TCP4-LISTEN:8080,fork,reuseaddr 'SYSTEM:echo from $SOCAT_PEERADDR'
+start outside socat TCP4-LISTEN:5432,bind=127.0.0.1,fork,reuseaddr 'SYSTEM:echo of the host'
+attach -p 127.0.0.1:18080:8080 --reach 127.0.0.1:5432
+wait_for "the server inside" 5 sh -c "socat -T 2 - TCP4:127.0.0.1:18080 </dev/null | grep -qx 'from 10.6.0.1'"
+assert_eq "what is reached" "of the host" "$(in_target socat -T 5 - TCP4:127.0.0.1:5432 </dev/null)"
+in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer beside them"
 
 step "down and up, renamed, another MTU"
 in_target ip link set wg0 down

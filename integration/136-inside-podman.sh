@@ -14,10 +14,16 @@ inside() {
   for directory in /usr /lib /lib64; do libraries+=(--volume "$directory:$directory:ro"); done
   step "run, in an unprivileged container with podman's default seccomp profile"
   capture podman run --rm --network host "${libraries[@]}" --volume "$WG4NETNS:/wg4netns:ro" --volume "$SHARED/wg0.conf:/wg0.conf:ro" \
-    busybox /wg4netns run --config /wg0.conf -- sh -c 'ip -o link; wget -qO- http://far.test/'
+    busybox sh -c '/wg4netns run --config /wg0.conf -- sh -c "ip -o link; wget -qO- http://far.test/; echo; /wg4netns status wg0
+      echo listed \$(/wg4netns ls --json | grep -c target)" && echo listed $(/wg4netns ls --json | grep -c target)
+      for file in $(/bin/busybox find /tmp /run -type f -o -type s | grep -E "wireguard|wg4netns"); do echo "left: $file"; done'
   said
   assert_status 0
   assert_has "what was said" "using a veth pair instead" "$ERR"
+  assert_has "the link, in status" "interface: wg0 (veth), up, mtu 1420" "$OUT"
+  assert_eq "listed meanwhile, not afterwards" "listed 1, 0" "$(grep -o 'listed.*' <<<"$OUT" | paste -sd ' ' | sed 's/ listed/,/')"
+  assert_eq "files of ours afterwards" "" "$(sed -n 's/^left: //p' <<<"$OUT")"
+  wait_for "no process of ours to be left" 2 no_processes
   assert_eq "links inside" 2 "$(grep -c '^[0-9]' <<<"$OUT")"
   assert_has "the far end saw" "you are 10.6.0.1" "$OUT"
 }
