@@ -11,5 +11,11 @@ if [ -e "$configs/containers/systemd/$name.container" ]; then
   systemctl --user daemon-reload
 fi
 podman rm --force --time 0 --ignore "$name" >/dev/null
-if [ -e "$run/example-peer.pid" ]; then kill "$(cat "$run/example-peer.pid")" 2>/dev/null || true; fi
+if [ -e "$run/example-peer.pid" ]; then
+  # After a reboot the number may be somebody else's.
+  peer=$(cat "$run/example-peer.pid")
+  case $(tr '\0' ' ' <"/proc/$peer/cmdline" 2>/dev/null || true) in
+    *" demo --peer --config-out $configs/wg4netns/example.conf "*) kill "$peer" ;;
+  esac
+fi
 rm -rf "$run/example.hooks.d" "$run/example-peer.pid" "$run/example-peer.log" "$configs/wg4netns/example.conf"

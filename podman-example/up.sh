@@ -34,7 +34,10 @@ else
   echo "a peer runs on this machine"
 fi
 
-if systemctl --user show-environment >/dev/null 2>&1 && [ -x /usr/lib/systemd/user-generators/podman-user-generator ]; then
+# Quadlet of podman 4 does not know every key of the unit.
+podman_is_5() { [ "$(podman --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -ge 5 ]; }
+
+if podman_is_5 && systemctl --user show-environment >/dev/null 2>&1 && [ -x /usr/lib/systemd/user-generators/podman-user-generator ]; then
   mkdir -p "$units"
   sed "s|exec wg4netns|exec $wg4netns|; s|^Image=.*|Image=$image|" example.container >"$units/$name.container"
   systemctl --user daemon-reload
@@ -45,7 +48,7 @@ else
   "$wg4netns" oci-hook --print-definition >"$run/example.hooks.d/wg4netns.json"
   podman --hooks-dir "$run/example.hooks.d" run --detach --name "$name" --network none \
     --annotation dev.wg4netns.config=example --annotation dev.wg4netns.wait-handshake=10 "$image" sleep 2147483647 >/dev/null
-  echo "started as the container $name (no systemd for this user here)"
+  echo "started as the container $name (no systemd for this user here, or podman before 5)"
 fi
 
 echo "its links: $(podman exec "$name" ls /sys/class/net | paste -sd ' ')"
