@@ -327,6 +327,46 @@ fn w07_no_session_is_used_after_180_seconds_not_even_across_a_suspend() {
 }
 
 #[test]
+fn w07_wiping_old_keys_does_not_end_the_handshake_that_replaces_them() {
+    let mut pair = Pair::connected();
+    // The way is broken for longer than keys are kept, and a program goes on sending.
+    for second in 1..=600 {
+        pair.a.send(&there(10), at(second));
+        pair.run_cut(secs(second), secs(second + 1));
+    }
+    let mut delivered = Vec::new();
+    pair.a.send(&there(11), at(601));
+    for second in 601..613 {
+        pair.run(secs(second), secs(second + 1));
+        delivered.extend(pair.b.take_delivered());
+    }
+    assert!(delivered.contains(&there(11)), "nothing passes 12 s after the way is whole again");
+}
+
+#[test]
+fn w07_the_response_counts_though_old_keys_are_wiped_while_it_is_on_its_way() {
+    let mut pair = Pair::connected();
+    // The machine slept: the packet is there before the timer goes off.
+    pair.a.send(&there(10), at(600));
+    pair.a.timeout(at(600));
+    let wire = pair.exchange(at(600));
+    assert_eq!(kinds(&wire), [1, 2, 4]);
+    assert_eq!(pair.b.take_delivered(), [there(10)]);
+}
+
+#[test]
+fn w07_a_keepalive_due_together_with_the_wiping_of_keys_still_calls() {
+    let mut pair = Pair::connected();
+    let mut keepalive = PeerUpdate::new(pair.b.public_key);
+    keepalive.persistent_keepalive = Some(25);
+    pair.a.update_peer(keepalive, at(1));
+    pair.exchange(at(1));
+    pair.a.timeout(at(600));
+    let wire = pair.exchange(at(600));
+    assert_eq!(kinds(&wire), [1, 2, 4]);
+}
+
+#[test]
 fn w08_the_newest_128_packets_wait_for_the_handshake_and_leave_in_order() {
     let mut pair = Pair::new();
     for number in 0..200_u8 {

@@ -47,6 +47,9 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(60);
 /// may wait for one.
 const SESSION_LIFE: Duration = Duration::from_millis(180_000 + 5_400);
 
+/// A packet for which there is no session makes its node call within this: 5 s after the message before, and jitter.
+const CALLED_WITHIN: Duration = Duration::from_millis(5_400);
+
 /// Steps of one seed; far above any honest run's.
 const MAX_STEPS: u64 = 200_000;
 
@@ -87,13 +90,35 @@ fn from_environment(name: &str) -> Option<u64> {
 
 /// What happens next.
 enum Event {
-    Arrive { at: usize, datagram: Datagram, intact: bool },
-    Send { from: usize, to: usize, count: u64 },
+    Arrive {
+        at: usize,
+        datagram: Datagram,
+        intact: bool,
+    },
+    Send {
+        from: usize,
+        to: usize,
+        count: u64,
+    },
+    /// A packet that found no session was sent so long ago that its node must have called.
+    Called {
+        node: usize,
+        peer: usize,
+        since: Duration,
+    },
     Trouble,
     Attack,
-    Resume { node: usize },
-    Calm { node: usize },
-    PresharedKey { node: usize, peer: usize, key: Option<PresharedKey> },
+    Resume {
+        node: usize,
+    },
+    Calm {
+        node: usize,
+    },
+    PresharedKey {
+        node: usize,
+        peer: usize,
+        key: Option<PresharedKey>,
+    },
     Heal,
 }
 
@@ -104,6 +129,11 @@ struct Machine {
     boot_offset: u64,
     wall_offset: u64,
     asleep: bool,
+    awake_since: Duration,
+    /// When anything but a cookie was last sent to each peer.
+    last_sent: HashMap<usize, Duration>,
+    /// When a peer got another key, and what waited for it was lost.
+    remade: HashMap<usize, Duration>,
     /// Load is felt for a second after it ended.
     loaded_until: Duration,
     /// When it last sent an initiation to each peer; cleared when a change may hurry the next.
@@ -140,6 +170,8 @@ struct World {
     /// Datagrams that have arrived once, for the attacker.
     captured: VecDeque<(usize, Datagram)>,
     loss: u64,
+    /// Until then nothing arrives.
+    cut_until: Duration,
     duplicates: u64,
     damage: u64,
     delay: Duration,
@@ -155,6 +187,7 @@ impl World {
         let (loss, delay, spread) = (random.below(31), random.below(300), random.below(500));
         let mut world = Self {
             loss,
+            cut_until: Duration::ZERO,
             duplicates: random.below(11),
             damage: random.below(3),
             delay: Duration::from_millis(delay),
@@ -188,6 +221,9 @@ impl World {
                 boot_offset: 1 + self.random.below(1 << 50),
                 wall_offset: self.random.below(2_000_000_000),
                 asleep: false,
+                awake_since: Duration::ZERO,
+                last_sent: HashMap::new(),
+                remade: HashMap::new(),
                 loaded_until: Duration::ZERO,
                 last_initiation: HashMap::new(),
                 bytes_sent: HashMap::new(),
@@ -317,8 +353,9 @@ impl World {
             Event::Attack => self.attack(),
             Event::Resume { node } => {
                 self.tell(|| format!("node {node} wakes"));
-                self.machines[node].asleep = false;
+                self.wake(node);
             }
+            Event::Called { node, peer, since } => self.check_called(node, peer, since),
             Event::Calm { node } => self.machines[node].node.queued = 0,
             Event::PresharedKey { node, peer, key } => {
                 // What did not authenticate under the old key may do so under the new one.
@@ -372,6 +409,9 @@ impl World {
             self.packets.push(Packet { from, to, sent: self.now, len: bytes.len(), delivered: false });
             let now = self.clock(from);
             self.machines[from].node.send(&bytes, now);
+            if self.machines[from].node.sent.is_empty() {
+                self.after(CALLED_WITHIN, Event::Called { node: from, peer: to, since: self.now });
+            }
             self.carry(from);
         }
     }
@@ -385,9 +425,11 @@ impl World {
         self.after(pause, Event::Trouble);
         let node = usize::try_from(self.random.below(self.machines.len() as u64)).unwrap();
         let spoke = 1 + usize::try_from(self.random.below(self.machines.len() as u64 - 1)).unwrap();
-        match self.random.below(10) {
+        match self.random.below(11) {
             0 => {
-                let length = Duration::from_millis(500 + self.random.below(400_000));
+                // Now and then for longer than keys are kept.
+                let longest = if self.random.below(3) == 0 { 900_000 } else { 300_000 };
+                let length = Duration::from_millis(500 + self.random.below(longest));
                 self.tell(|| format!("node {node} sleeps for {length:?}"));
                 self.machines[node].asleep = true;
                 self.after(length, Event::Resume { node });
@@ -428,11 +470,23 @@ impl World {
                 update.persistent_keepalive = Some(interval);
                 self.update(node, update);
             }
+            8 => {
+                let longest = if self.random.below(3) == 0 { 900_000 } else { 100_000 };
+                let length = Duration::from_millis(self.random.below(longest));
+                self.tell(|| format!("the wire is cut for {length:?}"));
+                self.cut_until = self.cut_until.max(self.now + length);
+            }
             _ => {
                 self.loss = if self.random.below(8) == 0 { 100 } else { self.random.below(31) };
                 let loss = self.loss;
                 self.tell(|| format!("loss is {loss} % now"));
             }
+        }
+    }
+
+    fn wake(&mut self, node: usize) {
+        if std::mem::take(&mut self.machines[node].asleep) {
+            self.machines[node].awake_since = self.now;
         }
     }
 
@@ -469,6 +523,7 @@ impl World {
             update.persistent_keepalive = Some(status.persistent_keepalive);
             self.machines[peer].bytes_sent.remove(&node);
             self.machines[peer].owes_since.remove(&node);
+            self.machines[peer].remade.insert(node, self.now);
             self.machines[node].owes_since.remove(&peer);
             self.machines[node].node.public_key = public_key;
             self.update(peer, update);
@@ -524,15 +579,21 @@ impl World {
         self.tell(|| "the trouble is over".to_owned());
         self.healed = true;
         (self.loss, self.duplicates, self.damage) = (0, 0, 0);
+        self.cut_until = Duration::ZERO;
         (self.delay, self.spread) = (Duration::from_millis(20), Duration::ZERO);
         for node in 0..self.machines.len() {
-            self.machines[node].asleep = false;
+            self.wake(node);
             self.machines[node].node.queued = 0;
         }
         self.events.retain(|_, event| !matches!(event, Event::Send { .. } | Event::PresharedKey { .. }));
         for spoke in 1..self.machines.len() {
             self.after(Duration::from_millis(100), Event::Send { from: spoke, to: 0, count: 1 });
             self.after(Duration::from_millis(200), Event::Send { from: 0, to: spoke, count: 1 });
+            // For half of them nobody comes to put things right: the tunnel must find its way back by itself.
+            if self.random.below(2) == 0 && self.can_recover_alone(spoke) {
+                self.tell(|| format!("nobody helps node {spoke}"));
+                continue;
+            }
             let key = Some(PresharedKey::from_bytes([7; 32]));
             for (node, peer) in [(0, spoke), (spoke, 0)] {
                 self.after(Duration::ZERO, Event::PresharedKey { node, peer, key: key.clone() });
@@ -543,12 +604,22 @@ impl World {
         }
     }
 
+    /// Both ends have the same preshared key, and the spoke knows where the hub is.
+    fn can_recover_alone(&self, spoke: usize) -> bool {
+        let status = |node: usize, peer: usize| {
+            let key = self.machines[peer].node.public_key;
+            self.machines[node].node.peer_status(key, self.clock(node))
+        };
+        let (ours, theirs) = (status(spoke, 0), status(0, spoke));
+        ours.preshared_key == theirs.preshared_key && ours.endpoint == Some(self.machines[0].node.address)
+    }
+
     /// Takes what a node wants sent and puts it on the wire.
     fn carry(&mut self, node: usize) {
         for datagram in self.machines[node].node.take_sent() {
             self.check_sent(node, &datagram);
             let Some(&to) = self.owners.get(&datagram.to) else { continue };
-            let copies = if self.random.below(100) < self.loss {
+            let copies = if self.now < self.cut_until || self.random.below(100) < self.loss {
                 0
             } else {
                 1 + u64::from(self.random.below(100) < self.duplicates)
@@ -585,6 +656,7 @@ impl World {
         if datagram.kind() != 3 {
             *self.machines[node].bytes_sent.entry(peer).or_default() += datagram.bytes.len() as u64;
             self.machines[node].owes_since.remove(&peer);
+            self.machines[node].last_sent.insert(peer, self.now);
         }
         match datagram.kind() {
             1 => {
@@ -658,6 +730,20 @@ impl World {
                 format!("node {node} owes node {peer} an answer since {since:?}")
             });
         }
+    }
+
+    /// Whoever has packets to send and no session goes on calling.
+    fn check_called(&self, node: usize, peer: usize, since: Duration) {
+        let machine = &self.machines[node];
+        let remade = machine.remade.get(&peer).copied().unwrap_or_default();
+        if machine.asleep || machine.awake_since > since || remade > since {
+            return;
+        }
+        let status = machine.node.peer_status(self.machines[peer].node.public_key, self.clock(node));
+        let called = machine.last_sent.get(&peer).is_some_and(|sent| *sent + CALLED_WITHIN >= since);
+        self.require(called || status.endpoint.is_none(), || {
+            format!("node {node} has a packet for node {peer} since {since:?} and does not call")
+        });
     }
 
     /// A node without a session can answer by no more than an initiation, which may have to wait.

@@ -112,6 +112,7 @@ impl Device {
         peer.last_handshake_sent = None;
         peer.series = None;
         if !has_identity {
+            self.forget_pending(id);
             self.zero_keys(id);
         } else {
             // What is in flight towards us may still arrive under the old sessions.
@@ -190,6 +191,7 @@ impl Device {
     }
 
     fn remove_peer(&mut self, id: u32, routes: &mut RouteChanges) {
+        self.forget_pending(id);
         self.zero_keys(id);
         self.remove_allowed_ips(id, routes);
         let Some(mut peer) = self.peers[id as usize].take() else { return };

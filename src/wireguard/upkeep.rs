@@ -265,9 +265,8 @@ impl Device {
         }
     }
 
-    /// Wipes every secret of a session with this peer.
+    /// Wipes every secret of a session with this peer. A handshake in progress goes on: it makes new ones.
     pub(super) fn zero_keys(&mut self, id: u32) {
-        self.forget_pending(id);
         let Some(peer) = self.peer(id) else { return };
         peer.shared.tx.store(None);
         peer.answered = None;
