@@ -47,6 +47,17 @@ fn ten_thousand_peers_are_configured_shown_and_idle_at_once() {
 }
 
 #[test]
+fn ten_thousand_peers_that_are_kept_alive_are_all_called() {
+    let mut node = Node::new(1, "192.0.2.1:1");
+    let mut update = ten_thousand();
+    update.peers.iter_mut().for_each(|peer| peer.persistent_keepalive = Some(25));
+    node.update(update, at(0));
+    let called: std::collections::HashSet<_> =
+        node.take_sent().into_iter().filter(|datagram| datagram.kind() == 1).map(|d| d.to).collect();
+    assert_eq!(called.len(), 10_000);
+}
+
+#[test]
 fn one_peer_too_many_changes_nothing() {
     let mut node = Node::new(1, "192.0.2.1:1");
     node.update(ten_thousand(), at(0));

@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 
+use super::device::{MAX_PEERS, MAX_QUEUED_HANDSHAKES};
 use super::seal::append_datagram;
 use crate::packet::batch::{DatagramBatch, Path};
 
 /// Traffic class of handshake messages, as the kernel module sends them: AF41, for they must get through.
 pub(super) const HANDSHAKE_TRAFFIC_CLASS: u8 = 0x88;
 
-/// Messages that may wait for the driver; it empties the outbox after each input, so this is never reached unless the
-/// socket does not take anything.
-const MAX_MESSAGES: usize = 4096;
+/// Messages that may wait for the driver. It empties the outbox after each input, and one input (a configuration, a
+/// wake-up after a long sleep) may make every peer call and owe an answer; beside them go the answers to handshakes.
+const MAX_MESSAGES: usize = 2 * MAX_PEERS + MAX_QUEUED_HANDSHAKES;
 
 struct Outgoing {
     bytes: Box<[u8]>,
