@@ -131,6 +131,9 @@ impl DataPlane {
     /// Keeps a packet until `peer` has a session; the oldest ones make room.
     pub(super) fn stage(&self, peer: &Peer, packet: StagedPacket) {
         let mut staged = peer.staged();
+        if staged.is_closed() {
+            return self.count_drop(DropReason::Unsent, 1);
+        }
         let (len, before) = (packet.bytes.len(), staged.bytes());
         let mut dropped = 0;
         let others = self.staged_bytes.load(Ordering::Relaxed).saturating_sub(before);
@@ -157,6 +160,18 @@ impl DataPlane {
         let mut staged = peer.staged();
         self.unstage(staged.bytes());
         self.count_drop(DropReason::Unsent, staged.clear() as u64);
+    }
+
+    /// Drops what waits for a peer that is being removed, and whatever comes for it later.
+    pub(super) fn close_staged(&self, peer: &Peer) {
+        peer.staged().close();
+        self.drop_staged(peer);
+    }
+
+    /// Bytes of all peers' staged packets.
+    #[cfg(test)]
+    pub(super) fn staged_bytes(&self) -> usize {
+        self.staged_bytes.load(Ordering::SeqCst)
     }
 
     /// So many staged bytes are gone.
@@ -282,6 +297,20 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
         }));
         assert_eq!(woken.load(Ordering::Relaxed), 1, "nobody will ever look at the notice");
+    }
+
+    #[test]
+    fn packets_for_a_peer_that_is_gone_take_nothing_from_the_others_budget() {
+        let data_plane = DataPlane::new(Arc::clone(IndexTable::new(&mut SystemEntropy::new()).shared()));
+        let peer = Arc::new(Peer::new(0, PublicKey::from_bytes([1; 32])));
+        let packet = || StagedPacket { bytes: vec![0; 1000].into_boxed_slice(), traffic_class: 0 };
+        data_plane.stage(&peer, packet());
+        assert_eq!(data_plane.staged_bytes(), 1000);
+        data_plane.close_staged(&peer);
+        // A data thread that still has the routes of before.
+        data_plane.stage(&peer, packet());
+        assert_eq!((data_plane.staged_bytes(), peer.has_staged()), (0, false));
+        assert_eq!(data_plane.drops(), [(DropReason::Unsent, 2)]);
     }
 
     #[test]

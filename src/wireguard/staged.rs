@@ -25,6 +25,8 @@ pub(super) struct StagedPacket {
 pub(super) struct Staged {
     packets: VecDeque<StagedPacket>,
     bytes: usize,
+    /// The peer is gone: a thread that still has routes to it must leave nothing here, for nobody would take it.
+    closed: bool,
 }
 
 impl Staged {
@@ -67,8 +69,17 @@ impl Staged {
     /// Drops everything; how many packets that was.
     pub(super) fn clear(&mut self) -> usize {
         let dropped = self.packets.len();
-        *self = Self::default();
+        *self = Self { closed: self.closed, ..Self::default() };
         dropped
+    }
+
+    /// From now on nothing is added.
+    pub(super) const fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
     }
 }
 
