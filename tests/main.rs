@@ -10,6 +10,7 @@ mod packet_properties;
 mod packet_tun;
 mod pidfile;
 mod security_claims;
+mod wireguard_configure;
 mod wireguard_faults;
 mod wireguard_flood;
 #[cfg(feature = "demo")]

@@ -34,7 +34,9 @@ impl Device {
         }
         let mut routes = RouteChanges { before: self.data_plane.routes.load_full(), table: None };
         if let Some(private_key) = update.private_key {
-            self.set_private_key(private_key, &mut routes, now);
+            // Peers that are all made anew call if their own settings say so.
+            let calls = !update.replace_peers;
+            self.set_private_key(private_key, calls, &mut routes, now);
         }
         if let Some(port) = update.listen_port {
             self.listen_port = port;
@@ -42,17 +44,23 @@ impl Device {
         if let Some(fwmark) = update.fwmark {
             self.fwmark = fwmark;
         }
+        let mut replaced = HashSet::new();
         if update.replace_peers {
-            let kept: HashSet<_> = update.peers.iter().map(|peer| peer.public_key).collect();
-            let gone = self.peers.iter().flatten().map(|peer| &peer.shared);
-            let gone: Vec<_> =
-                gone.filter(|peer| !kept.contains(&peer.public_key)).map(|peer| peer.id).collect();
-            for id in gone {
+            let named: HashSet<_> = update.peers.iter().map(|peer| peer.public_key).collect();
+            let before = self.peers.iter().flatten().map(|peer| (peer.shared.id, peer.shared.public_key));
+            let (kept, gone): (Vec<_>, Vec<_>) = before.partition(|(_, key)| named.contains(key));
+            for (id, _) in gone {
                 self.remove_peer(id, &mut routes);
             }
+            replaced.extend(kept.into_iter().map(|(_, key)| key));
         }
-        let touched: Vec<_> =
-            update.peers.into_iter().filter_map(|peer| self.update_peer(peer, &mut routes, now)).collect();
+        let mut touched = Vec::with_capacity(update.peers.len());
+        for mut peer in update.peers {
+            if replaced.remove(&peer.public_key) {
+                self.make_anew(&mut peer, &mut routes, now);
+            }
+            touched.extend(self.update_peer(peer, &mut routes, now));
+        }
         if let Some(table) = routes.table {
             let peers = self.peers.iter().map(|peer| peer.as_ref().map(|peer| Arc::clone(&peer.shared)));
             let routes = Routes { table, peers: peers.collect() };
@@ -71,10 +79,7 @@ impl Device {
             return 0;
         }
         let mut keys: HashSet<PublicKey> = match update.replace_peers {
-            true => {
-                let kept = update.peers.iter().map(|peer| peer.public_key);
-                kept.filter(|key| self.by_key.contains_key(key)).collect()
-            }
+            true => HashSet::new(),
             false => self.by_key.keys().copied().collect(),
         };
         for peer in &update.peers {
@@ -87,7 +92,13 @@ impl Device {
         keys.len()
     }
 
-    fn set_private_key(&mut self, private_key: Option<PrivateKey>, routes: &mut RouteChanges, now: Now) {
+    fn set_private_key(
+        &mut self,
+        private_key: Option<PrivateKey>,
+        calls: bool,
+        routes: &mut RouteChanges,
+        now: Now,
+    ) {
         if self.identity.as_ref().map(|identity| &identity.private) == private_key.as_ref() {
             return;
         }
@@ -99,12 +110,12 @@ impl Device {
         }
         let ids: Vec<_> = self.peers.iter().flatten().map(|peer| peer.shared.id).collect();
         for id in ids {
-            self.expire_sessions(id, now);
+            self.expire_sessions(id, calls, now);
         }
     }
 
     /// Our identity has changed: what was agreed under the old one is not used to send any more.
-    fn expire_sessions(&mut self, id: u32, now: Now) {
+    fn expire_sessions(&mut self, id: u32, calls: bool, now: Now) {
         let has_identity = self.identity.is_some();
         let Some(peer) = self.peer(id) else { return };
         let was_alive = peer.has_session(now.boot) || peer.pending.is_some();
@@ -125,11 +136,39 @@ impl Device {
             let wanted = self
                 .peer(id)
                 .is_some_and(|peer| was_alive || peer.persistent_keepalive != 0 || peer.shared.has_staged());
-            if wanted {
+            if calls && wanted {
                 self.want_handshake(id, now);
             }
         }
         self.reschedule(id);
+    }
+
+    /// The first mention of a peer in a request that replaces all: makes it what it would be if it had been removed
+    /// and added again, as the kernel does it. What the request does not say is then off.
+    ///
+    /// Only what was proven by cryptography outlives it: the latest timestamp always (an old initiation must stay
+    /// refused), and, while the preshared key stays the same, a usable session with the endpoint it runs over. So
+    /// the same file given twice interrupts nobody, and a hub does not lose clients whose endpoints only they tell.
+    fn make_anew(&mut self, update: &mut PeerUpdate, routes: &mut RouteChanges, now: Now) {
+        let Some(&id) = self.by_key.get(&update.public_key) else { return };
+        if update.remove || update.update_only {
+            // It is not there any more, so there is nothing to update.
+            self.remove_peer(id, routes);
+            return;
+        }
+        update.preshared_key.get_or_insert(None);
+        update.persistent_keepalive.get_or_insert(0);
+        update.replace_allowed_ips = true;
+        let Some(peer) = self.peer(id) else { return };
+        let same_secret = update.preshared_key.as_ref() == Some(&peer.preshared_key);
+        if same_secret && peer.has_session(now.boot) {
+            return;
+        }
+        let greatest_timestamp = peer.greatest_timestamp;
+        self.forget_peer(id, routes);
+        let id = self.add_peer(update.public_key, routes);
+        let Some(peer) = self.peer(id) else { return };
+        peer.greatest_timestamp = greatest_timestamp;
     }
 
     fn update_peer(&mut self, update: PeerUpdate, routes: &mut RouteChanges, now: Now) -> Option<Touched> {
@@ -191,10 +230,17 @@ impl Device {
     }
 
     fn remove_peer(&mut self, id: u32, routes: &mut RouteChanges) {
+        if let Some(peer) = self.forget_peer(id, routes) {
+            self.tell(DeviceEvent::PeerRemoved { peer });
+        }
+    }
+
+    /// Removes a peer without telling; who it was.
+    fn forget_peer(&mut self, id: u32, routes: &mut RouteChanges) -> Option<PublicKey> {
         self.forget_pending(id);
         self.zero_keys(id);
         self.remove_allowed_ips(id, routes);
-        let Some(mut peer) = self.peers[id as usize].take() else { return };
+        let mut peer = self.peers[id as usize].take()?;
         routes.table();
         self.schedule.reschedule(id, peer.scheduled.take(), None);
         self.vacant.push(id);
@@ -205,7 +251,7 @@ impl Device {
             self.by_endpoint.remove(&endpoint);
         }
         self.data_plane.close_staged(&peer.shared);
-        self.tell(DeviceEvent::PeerRemoved { peer: peer.shared.public_key });
+        Some(peer.shared.public_key)
     }
 
     fn remove_allowed_ips(&mut self, id: u32, routes: &mut RouteChanges) {
@@ -248,7 +294,8 @@ impl Device {
             self.want_handshake(id, now);
         } else if keepalive_began {
             self.send_keepalive(id, now);
-        } else if waits {
+        } else if waits || endpoint_changed && peer.persistent_keepalive != 0 && !peer.has_session(now.boot) {
+            // A tunnel that is to be kept alive does not wait for its first interval once it can begin.
             self.want_handshake(id, now);
         }
         self.reschedule(id);
