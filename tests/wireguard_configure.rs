@@ -1,11 +1,13 @@
 //! Changes of a running device: what a request means for peers that are already there.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::time::Duration;
+
 use wg4netns::config::device::{AllowedIpChange, DeviceUpdate, PeerUpdate};
 use wg4netns::key::{PresharedKey, PublicKey};
 use wg4netns::wireguard::DropReason;
 
-use crate::wireguard_node::{Node, at};
+use crate::wireguard_node::{Node, after, at, packet};
 use crate::wireguard_pair::{Pair, back, kinds, there};
 
 /// A request that replaces all peers by these.
@@ -116,4 +118,42 @@ fn a_tunnel_that_is_kept_alive_calls_as_soon_as_its_endpoint_is_known() {
     node.update_peer(endpoint, at(1));
     node.timeout(at(1));
     assert_eq!(kinds(&node.take_sent()), [1]);
+}
+
+#[test]
+fn a_response_that_got_lost_does_not_bring_its_old_session_back() {
+    let mut pair = Pair::new();
+    // The end that gives way when handshakes cross: the one with the lesser key.
+    let swap = pair.a.public_key > pair.b.public_key;
+    let (x, y) = if swap { (&mut pair.b, &mut pair.a) } else { (&mut pair.a, &mut pair.b) };
+    let (x_net, y_net) = if swap { ("10.0.0.2", "10.0.0.1") } else { ("10.0.0.1", "10.0.0.2") };
+    let mut known = PeerUpdate::new(x.public_key);
+    known.endpoint = Some(x.address);
+    y.update_peer(known, at(0));
+    // The other calls; what comes under that session stays on the wire for two minutes.
+    y.send(&packet(y_net, x_net, b"late"), at(0));
+    x.receive(&y.take_sent(), at(0));
+    y.receive(&x.take_sent(), at(0));
+    let late = y.take_sent();
+    assert_eq!(kinds(&late), [4]);
+    let mut newest = None;
+    for second in [6, 126] {
+        x.send(&packet(x_net, y_net, b"x"), at(second));
+        let mut under = Vec::new();
+        for _ in 0..4 {
+            let sent = x.take_sent();
+            under.extend(sent.iter().filter(|d| d.kind() == 4).map(|d| d.bytes[4..8].to_vec()));
+            y.receive(&sent, at(second));
+            x.receive(&y.take_sent(), at(second));
+        }
+        assert_ne!(under.last(), newest.as_ref(), "a session of its own at {second} s");
+        newest = under.pop();
+    }
+    let now = after(Duration::from_millis(126_500));
+    x.receive(&late, now);
+    x.take_sent();
+    x.send(&packet(x_net, y_net, b"y"), now);
+    let sent = x.take_sent();
+    assert_eq!(kinds(&sent), [4]);
+    assert_eq!(Some(sent[0].bytes[4..8].to_vec()), newest, "not under the session of second 0");
 }

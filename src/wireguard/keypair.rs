@@ -4,7 +4,7 @@
 //! replay window. Both are shared by `Arc` and checked against the clock at every use, never by a timer alone: a
 //! machine that wakes from suspend must not send one packet under an expired key.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::handshake::SessionKeys;
 use super::nonce::NonceCounter;
 use super::peer::Peer;
 use super::replay::ReplayWindow;
+use super::timers::{MAX_JITTER, REKEY_TIMEOUT};
 use crate::crypto::AeadKey;
 use crate::time::BootTime;
 
@@ -29,6 +30,8 @@ const STOP_SENDING_AFTER: Duration = Duration::from_secs(175);
 /// Age at which the initiator starts the next handshake when it only receives: REJECT_AFTER_TIME −
 /// KEEPALIVE_TIMEOUT − REKEY_TIMEOUT (paper §6.2).
 pub(super) const REKEY_ON_RECEIVE_AFTER: Duration = Duration::from_secs(165);
+/// How long before ours a session of theirs may have been born and still be of a handshake that crossed ours.
+const CROSSING_TIME: Duration = REKEY_TIMEOUT.saturating_add(MAX_JITTER);
 
 /// The sending half of a session.
 pub(super) struct TxSession {
@@ -132,18 +135,25 @@ impl Keypairs {
     /// When both ends began at the same time there are two sessions, and each end would send under its own and renew
     /// it for ever. `prefer_theirs` says, at exactly one end, that the other's is to win: ours then only serves until
     /// the first packet under theirs.
+    ///
+    /// Handshakes cross only within the time that an initiator waits. A session of theirs that is older and was never
+    /// confirmed is left over from a response that got lost or was not taken up; it must not come back and displace
+    /// newer ones.
     pub(super) fn install_initiated(
         &mut self,
         session: Arc<RxSession>,
         prefer_theirs: bool,
     ) -> [Option<Arc<RxSession>>; 2] {
+        let crossing = self.next.as_ref().is_some_and(|next| next.born + CROSSING_TIME >= session.born);
         let before = self.current.replace(session);
-        if prefer_theirs && self.next.is_some() {
+        if !crossing {
+            [std::mem::replace(&mut self.previous, before), self.next.take()]
+        } else if prefer_theirs {
             [std::mem::replace(&mut self.previous, before), None]
-        } else if let Some(next) = self.next.take() {
-            [self.previous.replace(next), before]
         } else {
-            [std::mem::replace(&mut self.previous, before), None]
+            // It lost: whatever comes under it is no reason to send under it.
+            let next = self.next.take().inspect(|next| next.confirmed.store(true, Ordering::Release));
+            [std::mem::replace(&mut self.previous, next), before]
         }
     }
 
@@ -173,6 +183,10 @@ mod tests {
     use crate::key::PublicKey;
 
     fn session(local_index: u32, initiator: bool) -> Arc<RxSession> {
+        session_born(local_index, initiator, 0)
+    }
+
+    fn session_born(local_index: u32, initiator: bool, secs: u64) -> Arc<RxSession> {
         let keys = SessionKeys {
             send: Zeroizing::new([1; 32]),
             receive: Zeroizing::new([2; 32]),
@@ -180,7 +194,7 @@ mod tests {
             remote_index: 0,
         };
         let peer = Arc::new(Peer::new(0, PublicKey::from_bytes([3; 32])));
-        Arc::new(RxSession::new(&keys, initiator, peer, BootTime::from_nanos(0)))
+        Arc::new(RxSession::new(&keys, initiator, peer, at(secs)))
     }
 
     fn at(secs: u64) -> BootTime {
@@ -243,5 +257,24 @@ mod tests {
         assert_eq!(indices(&loser), [Some(2), None, Some(1)]);
         loser.confirm_next();
         assert_eq!(indices(&loser), [Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn a_session_that_nobody_took_up_does_not_displace_a_newer_one() {
+        let mut keypairs = Keypairs::default();
+        keypairs.install_responded(session_born(1, false, 0));
+        let unused = keypairs.install_initiated(session_born(2, true, 6), true);
+        assert_eq!(unused.map(|s| s.map(|s| s.local_index)), [None, Some(1)]);
+        assert_eq!(indices(&keypairs), [Some(2), None, None]);
+    }
+
+    #[test]
+    fn the_first_packet_under_the_loser_of_a_crossing_changes_nothing() {
+        let mut keypairs = Keypairs::default();
+        let loser = session_born(1, false, 0);
+        keypairs.install_responded(Arc::clone(&loser));
+        keypairs.install_initiated(session_born(2, true, 5), false);
+        assert_eq!(indices(&keypairs), [Some(2), Some(1), None]);
+        assert!(loser.confirmed.load(Ordering::Acquire), "nobody waits for its first packet");
     }
 }
