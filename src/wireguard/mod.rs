@@ -38,10 +38,11 @@ mod tai64n;
 mod timers;
 mod tx;
 mod upkeep;
+mod waiting;
 
-/// Where `nonce` has its atomics from: elsewhere in `tests/wireguard_loom.rs`.
+/// Where `nonce` and `waiting` have their atomics from: elsewhere in `tests/wireguard_loom.rs`.
 mod sync {
-    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 }
 
 pub use data_plane::{DataPlane, DropReason, Refused};

@@ -8,13 +8,14 @@
 //! armed once in its period and not once a packet, and when it goes off it looks at the debt and sleeps on if there
 //! is a younger one.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
 use super::keypair::TxSession;
 use super::staged::Staged;
+use super::waiting::Waiting;
 use crate::key::PublicKey;
 use crate::packet::batch::Path;
 use crate::time::BootTime;
@@ -48,12 +49,10 @@ pub(super) struct Peer {
     pub(super) tx: ArcSwapOption<TxSession>,
     path: Mutex<Option<Path>>,
     staged: Mutex<Staged>,
-    /// Kept with `staged`, so that nobody locks to find it empty.
-    staged_packets: AtomicUsize,
+    /// Kept with `staged`.
+    pub(super) waiting: Waiting,
     /// Notices that the control half has not yet seen.
     pub(super) notices: AtomicU8,
-    /// The control half knows that packets wait, until it takes this down.
-    pub(super) handshake_asked: AtomicBool,
     awaiting: Debt,
     owing: Debt,
     last_sent: AtomicU64,
@@ -117,9 +116,8 @@ impl Peer {
             tx: ArcSwapOption::empty(),
             path: Mutex::new(None),
             staged: Mutex::default(),
-            staged_packets: AtomicUsize::new(0),
+            waiting: Waiting::new(),
             notices: AtomicU8::new(0),
-            handshake_asked: AtomicBool::new(false),
             awaiting: Debt::default(),
             owing: Debt::default(),
             last_sent: AtomicU64::new(0),
@@ -210,18 +208,18 @@ impl Peer {
 
     /// The waiting packets; keeps the count right when it is dropped.
     pub(super) fn staged(&self) -> StagedGuard<'_> {
-        StagedGuard { staged: lock(&self.staged), packets: &self.staged_packets }
+        StagedGuard { staged: lock(&self.staged), waiting: &self.waiting }
     }
 
     pub(super) fn has_staged(&self) -> bool {
-        self.staged_packets.load(Ordering::Acquire) != 0
+        self.waiting.any()
     }
 }
 
 /// The waiting packets of one peer, locked.
 pub(super) struct StagedGuard<'a> {
     staged: MutexGuard<'a, Staged>,
-    packets: &'a AtomicUsize,
+    waiting: &'a Waiting,
 }
 
 impl std::ops::Deref for StagedGuard<'_> {
@@ -239,7 +237,7 @@ impl std::ops::DerefMut for StagedGuard<'_> {
 
 impl Drop for StagedGuard<'_> {
     fn drop(&mut self) {
-        self.packets.store(self.staged.len(), Ordering::Release);
+        self.waiting.set(self.staged.len());
     }
 }
 

@@ -7,7 +7,6 @@
 //! is ever sorted: the order of the packets is the order of the datagrams.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::data_plane::{DataPlane, DropReason};
 use super::keypair::TxSession;
@@ -178,12 +177,13 @@ impl TxPath {
             self.data_plane.count_drop(DropReason::MalformedPacket, 1);
             return;
         };
+        self.data_plane.count_drop(DropReason::MalformedPacket, segments.dropped as u64);
         let traffic_class = outer_traffic_class(view.traffic_class());
         for index in 0..segments.count {
             let bytes = scratch[segments.range(index)].into();
             self.data_plane.stage(peer, StagedPacket { bytes, traffic_class });
         }
-        if !peer.handshake_asked.swap(true, Ordering::SeqCst) {
+        if peer.waiting.ask() {
             self.data_plane.notify(peer, Notice::HandshakeWanted);
         }
     }

@@ -117,9 +117,7 @@ impl Device {
     /// Lets what waits for a session be sent with the next [`poll_transmit`](Self::poll_transmit).
     pub(super) fn flush(&mut self, id: u32) {
         let Some(peer) = self.peer(id) else { return };
-        // First the flag, then the look: a packet that comes in between asks again.
-        peer.shared.handshake_asked.store(false, Ordering::SeqCst);
-        if peer.shared.has_staged() && !self.outbox.flushes.contains(&id) {
+        if peer.shared.waiting.answer() && !self.outbox.flushes.contains(&id) {
             self.outbox.flushes.push_back(id);
         }
     }
@@ -172,7 +170,7 @@ impl Device {
             session.tx.rekey_asked.store(false, Ordering::Release);
         }
         let shared = Arc::clone(&peer.shared);
-        shared.handshake_asked.store(false, Ordering::SeqCst);
+        let _whatever_waits_is_dropped = shared.waiting.answer();
         self.data_plane.drop_staged(&shared);
         self.tell(DeviceEvent::HandshakeGaveUp { peer: shared.public_key });
     }
