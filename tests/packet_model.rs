@@ -53,15 +53,29 @@ pub(crate) fn repair(packet: &mut [u8], ip_len: usize, protocol: u8) {
     put(packet, at, if protocol == 17 && sum == 0 { 0xffff } else { sum.into() });
 }
 
+/// What comes out of one super-packet at most.
+pub(crate) struct Bounds {
+    /// TCP segments, header included, that are smaller are refused if there is more than one.
+    pub(crate) least_tcp_segment: usize,
+    /// Of those that are smaller than this ...
+    pub(crate) min_tcp_segment: usize,
+    /// ... so many come out,
+    pub(crate) max_small_segments: usize,
+    /// and so many of the others.
+    pub(crate) max_segments: usize,
+}
+
+impl Bounds {
+    /// So many of any size.
+    pub(crate) const fn only(max_segments: usize) -> Self {
+        Self { least_tcp_segment: 0, min_tcp_segment: 0, max_small_segments: 0, max_segments }
+    }
+}
+
 /// What becomes of one packet behind its virtio-net header; `None` if it is to be refused.
 ///
-/// `min_tcp_segment` and `max_segments` are the bounds against amplification. Returns the packets and how many more
-/// there would have been.
-pub(crate) fn split(
-    framed: &[u8],
-    min_tcp_segment: usize,
-    max_segments: usize,
-) -> Option<(Vec<Vec<u8>>, usize)> {
+/// `bounds` are those against amplification. Returns the packets and how many more there would have been.
+pub(crate) fn split(framed: &[u8], bounds: &Bounds) -> Option<(Vec<Vec<u8>>, usize)> {
     if framed.len() < 10 {
         return None;
     }
@@ -106,9 +120,11 @@ pub(crate) fn split(
         let len = if transport.len() >= 8 { u16_at(transport, 4) } else { 0 };
         (8, transport.get(8..len)?)
     };
-    if wanted == 6 && payload.len() > gso_size && header_len + gso_size < min_tcp_segment {
+    if wanted == 6 && payload.len() > gso_size && header_len + gso_size < bounds.least_tcp_segment {
         return None;
     }
+    let small = wanted == 6 && header_len + gso_size < bounds.min_tcp_segment;
+    let max_segments = if small { bounds.max_small_segments } else { bounds.max_segments };
     let headers = &packet[..ip_len + header_len];
     let mut segments = Vec::new();
     let mut rest = payload;
@@ -320,13 +336,14 @@ impl Flow {
 pub(crate) fn check_coalesced(packets: &[Vec<u8>], framed: &[Vec<u8>]) {
     let mut expected: Vec<Vec<u8>> = packets
         .iter()
-        .filter_map(|packet| split(&[&[0; 10], packet.as_slice()].concat(), 0, usize::MAX))
+        .filter_map(|packet| split(&[&[0; 10], packet.as_slice()].concat(), &Bounds::only(usize::MAX)))
         .flat_map(|(packets, _)| packets)
         .map(|packet| without_atomic_id(&packet))
         .collect();
     let mut found = Vec::new();
     for one in framed {
-        let (packets, _) = split(one, 0, usize::MAX).expect("what is written to the TUN is well formed");
+        let (packets, _) =
+            split(one, &Bounds::only(usize::MAX)).expect("what is written to the TUN is well formed");
         if one[1] != 0 {
             check_super_packet(one, packets.len());
         }

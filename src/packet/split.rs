@@ -13,7 +13,9 @@
 //!
 //! Container root writes the offload header and the packet behind it. So every claim is checked against the bytes:
 //! header lengths are parsed, never believed; at most [`MAX_SEGMENTS`] segments come out of one packet, the rest is
-//! lost as on a full link; TCP segments below [`MIN_TCP_SEGMENT`] are refused, which caps what one write can make.
+//! lost as on a full link; of TCP segments below [`MIN_TCP_SEGMENT`] at most [`MAX_SMALL_SEGMENTS`] come out, and none
+//! below [`LEAST_TCP_SEGMENT`]: so one write of 64 KiB never makes more than 64 datagrams of the usual size or 16 small
+//! ones.
 
 use std::ops::Range;
 
@@ -24,10 +26,23 @@ use super::tcp::{TCP_CHECKSUM_OFFSET, TcpView, flags};
 use super::udp::{UDP_CHECKSUM_OFFSET, UDP_HEADER_LEN, UdpView};
 use super::vnet::{GsoType, VnetHeader};
 
-/// TCP header and payload of the smallest segment a super-packet may be cut into.
+/// TCP header and payload of the smallest segment that a super-packet may be cut into [`MAX_SEGMENTS`] times.
 ///
 /// 536 bytes is the MSS every host accepts (RFC 9293 §3.7.1); options take their room from it.
 pub const MIN_TCP_SEGMENT: usize = 20 + 536;
+
+/// TCP header and payload of the smallest segment at all.
+///
+/// Linux sends none that is smaller: `net.ipv4.tcp_min_snd_mss` is 48, options included, whatever the peer or the path
+/// says. Between this and [`MIN_TCP_SEGMENT`] are the segments of honest connections over narrow paths: the kernel
+/// believes an ICMP error down to an MTU of 552 (`net.ipv4.route.min_pmtu`), an MSS of 512.
+pub const LEAST_TCP_SEGMENT: usize = 20 + 48;
+
+/// Segments below [`MIN_TCP_SEGMENT`] that come out of one super-packet; the rest is lost.
+///
+/// Enough that a connection over a narrow path sees some loss and finds its pace, instead of losing every super-packet
+/// whole until it sends single segments; few enough that nobody makes many datagrams out of one write.
+pub const MAX_SMALL_SEGMENTS: usize = 16;
 
 /// Packets are padded to a multiple of this (WireGuard paper §5.4.6).
 const PADDING: usize = 16;
@@ -82,7 +97,7 @@ pub struct Segments {
     pub total_len: usize,
     /// The packets without padding.
     pub inner_bytes: usize,
-    /// Segments beyond [`MAX_SEGMENTS`], which were not written.
+    /// Segments beyond [`MAX_SEGMENTS`], or [`MAX_SMALL_SEGMENTS`], which were not written.
     pub dropped: usize,
 }
 
@@ -116,7 +131,7 @@ pub enum SplitError {
     /// The transport header is not whole.
     #[error("the transport header is not whole")]
     TransportHeader,
-    /// Segments of no bytes, or TCP segments below [`MIN_TCP_SEGMENT`].
+    /// Segments of no bytes, or TCP segments below [`LEAST_TCP_SEGMENT`].
     #[error("the segment size {0} is too small")]
     SegmentSize(u16),
     /// A segment is longer than a datagram can carry, or all together are longer than the output.
@@ -129,7 +144,7 @@ pub enum SplitError {
 /// # Errors
 /// If the bytes are not what a kernel would deliver, or do not fit; what `out` then holds is of no use.
 pub fn split(framed: &[u8], layout: &SegmentLayout, out: &mut [u8]) -> Result<Segments, SplitError> {
-    split_above(MIN_TCP_SEGMENT, framed, layout, out)
+    split_within(&BOUNDS, framed, layout, out)
 }
 
 /// The same for a super-packet that was joined here: its segments are as small as its peer sent them.
@@ -137,11 +152,21 @@ pub fn split(framed: &[u8], layout: &SegmentLayout, out: &mut [u8]) -> Result<Se
 /// # Errors
 /// Those of [`split`], but no segment of TCP is too small.
 pub fn split_joined(framed: &[u8], layout: &SegmentLayout, out: &mut [u8]) -> Result<Segments, SplitError> {
-    split_above(0, framed, layout, out)
+    split_within(&TcpBounds { least: 0, small_below: 0 }, framed, layout, out)
 }
 
-fn split_above(
-    min_tcp_segment: usize,
+/// Against a packet socket that makes many datagrams out of one write.
+struct TcpBounds {
+    /// Smaller segments are refused.
+    least: usize,
+    /// Of smaller segments few come out.
+    small_below: usize,
+}
+
+const BOUNDS: TcpBounds = TcpBounds { least: LEAST_TCP_SEGMENT, small_below: MIN_TCP_SEGMENT };
+
+fn split_within(
+    bounds: &TcpBounds,
     framed: &[u8],
     layout: &SegmentLayout,
     out: &mut [u8],
@@ -150,8 +175,8 @@ fn split_above(
     let view = IpView::parse(&framed[VNET_HEADER_LEN..])?;
     match vnet.gso_type {
         GsoType::None => copy_single(&vnet, &view, layout, out),
-        GsoType::TcpV4 => SuperPacket::tcp(&vnet, &view, IpVersion::V4, min_tcp_segment)?.cut(layout, out),
-        GsoType::TcpV6 => SuperPacket::tcp(&vnet, &view, IpVersion::V6, min_tcp_segment)?.cut(layout, out),
+        GsoType::TcpV4 => SuperPacket::tcp(&vnet, &view, IpVersion::V4, bounds)?.cut(layout, out),
+        GsoType::TcpV6 => SuperPacket::tcp(&vnet, &view, IpVersion::V6, bounds)?.cut(layout, out),
         GsoType::UdpL4 => SuperPacket::udp(&vnet, &view)?.cut(layout, out),
         GsoType::Unknown(raw) => Err(SplitError::UnknownOffload(raw)),
     }
@@ -218,6 +243,8 @@ struct SuperPacket<'a> {
     payload: &'a [u8],
     /// Payload bytes of each segment but the last; at least 1.
     segment_payload: usize,
+    /// What is beyond them is lost.
+    max_segments: usize,
     /// Addresses and protocol, without the length.
     pseudo_header: Sum,
 }
@@ -227,7 +254,7 @@ impl<'a> SuperPacket<'a> {
         vnet: &VnetHeader,
         view: &IpView<'a>,
         version: IpVersion,
-        min_segment: usize,
+        bounds: &TcpBounds,
     ) -> Result<Self, SplitError> {
         if view.version() != version {
             return Err(SplitError::WrongOffload);
@@ -235,12 +262,15 @@ impl<'a> SuperPacket<'a> {
         check_kind(view, protocol::TCP)?;
         let tcp = TcpView::parse(view.transport()).ok_or(SplitError::TransportHeader)?;
         let segment_payload = usize::from(vnet.gso_size);
-        let too_small = tcp.header_len() + segment_payload < min_segment;
-        if segment_payload == 0 || too_small && tcp.payload().len() > segment_payload {
+        let segment = tcp.header_len() + segment_payload;
+        let too_small = segment < bounds.least && tcp.payload().len() > segment_payload;
+        if segment_payload == 0 || too_small {
             return Err(SplitError::SegmentSize(vnet.gso_size));
         }
+        let max_segments = if segment < bounds.small_below { MAX_SMALL_SEGMENTS } else { MAX_SEGMENTS };
         let transport = Transport::Tcp { sequence: tcp.sequence(), flags: tcp.flags() };
-        Ok(Self::new(view, transport, tcp.header_len(), tcp.payload(), segment_payload))
+        let whole = Self::new(view, transport, tcp.header_len(), tcp.payload(), segment_payload);
+        Ok(Self { max_segments, ..whole })
     }
 
     fn udp(vnet: &VnetHeader, view: &IpView<'a>) -> Result<Self, SplitError> {
@@ -268,6 +298,7 @@ impl<'a> SuperPacket<'a> {
             transport_start,
             payload,
             segment_payload,
+            max_segments: MAX_SEGMENTS,
             pseudo_header: Sum::pseudo_header(view.source(), view.destination(), view.protocol(), 0),
         }
     }
@@ -275,7 +306,7 @@ impl<'a> SuperPacket<'a> {
     fn cut(&self, layout: &SegmentLayout, out: &mut [u8]) -> Result<Segments, SplitError> {
         let headers_len = self.headers.len();
         let wanted = self.payload.len().div_ceil(self.segment_payload).max(1);
-        let count = wanted.min(MAX_SEGMENTS);
+        let count = wanted.min(self.max_segments);
         let payload = &self.payload[..self.payload.len().min(count * self.segment_payload)];
         let last_payload = payload.len() - (count - 1) * self.segment_payload;
         let last_len = layout.slot(headers_len + last_payload);
@@ -427,14 +458,36 @@ mod tests {
     }
 
     #[test]
-    fn tcp_segments_below_536_bytes_are_refused_but_options_may_take_their_share() {
-        assert_eq!(split_all(&super_packet(flags::ACK, 3000, &tso(535))), Err(SplitError::SegmentSize(535)));
-        assert!(split_all(&super_packet(flags::ACK, 3000, &tso(536))).is_ok());
+    fn of_tcp_segments_below_536_bytes_sixteen_come_out_but_options_may_take_their_share() {
+        let cut = |gso_size| {
+            let mut out = vec![0; LAYOUT.room()];
+            let segments =
+                split(&super_packet(flags::ACK, 60_000, &tso(gso_size)), &LAYOUT, &mut out).unwrap();
+            (segments.count, segments.dropped)
+        };
+        assert_eq!((cut(535), cut(536)), ((16, 97), (64, 48)));
+        assert_eq!(cut(48), (16, 1234));
+        assert_eq!(split_all(&super_packet(flags::ACK, 3000, &tso(47))), Err(SplitError::SegmentSize(47)));
         assert_eq!(split_all(&super_packet(flags::ACK, 3000, &tso(0))), Err(SplitError::SegmentSize(0)));
         assert!(
             split_all(&super_packet(flags::ACK, 300, &tso(300))).is_ok(),
             "one segment amplifies nothing"
         );
+    }
+
+    #[test]
+    fn a_connection_over_a_path_of_552_bytes_is_not_lost_whole() {
+        // An MSS of 512, of which timestamps take 12.
+        let mut framed = super_packet(flags::ACK, 12 + 8000, &tso(500));
+        framed[10 + 32] = 0x80;
+        framed[10 + 40..10 + 52].copy_from_slice(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
+        let packets = split_all(&framed).unwrap();
+        assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [552; 16]);
+        assert!(packets.iter().all(|packet| packet[40..52] == framed[50..62]), "timestamps on all");
+        framed[10 + 32] = 0x50;
+        let mut out = vec![0; LAYOUT.room()];
+        let segments = split(&framed, &LAYOUT, &mut out).unwrap();
+        assert_eq!((segments.count, segments.dropped), (16, 1));
     }
 
     #[test]

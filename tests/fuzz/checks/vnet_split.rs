@@ -4,7 +4,9 @@ use std::cell::RefCell;
 
 use wg4netns::packet::batch::MAX_SEGMENTS;
 use wg4netns::packet::icmp;
-use wg4netns::packet::split::{MIN_TCP_SEGMENT, SegmentLayout, Segments, SplitError, split};
+use wg4netns::packet::split::{
+    LEAST_TCP_SEGMENT, MAX_SMALL_SEGMENTS, MIN_TCP_SEGMENT, SegmentLayout, Segments, SplitError, split,
+};
 
 use crate::packet_model as model;
 
@@ -25,7 +27,13 @@ pub(crate) fn check(data: &[u8]) {
 /// The fast and the plain split must agree.
 pub(crate) fn compare(framed: &[u8], layout: &SegmentLayout) {
     let fast = split_all(framed, layout);
-    let plain = model::split(framed, MIN_TCP_SEGMENT, MAX_SEGMENTS);
+    let bounds = model::Bounds {
+        least_tcp_segment: LEAST_TCP_SEGMENT,
+        min_tcp_segment: MIN_TCP_SEGMENT,
+        max_small_segments: MAX_SMALL_SEGMENTS,
+        max_segments: MAX_SEGMENTS,
+    };
+    let plain = model::split(framed, &bounds);
     match (fast, plain) {
         (Ok((packets, segments)), Some((expected, dropped))) => {
             assert_eq!(packets, expected);
@@ -79,7 +87,7 @@ fn split_into(
             headroom.iter().chain(tailroom).all(|byte| *byte == UNTOUCHED),
             "headroom or tailroom written"
         );
-        let whole = model::split(&[&[0; 10], padded].concat(), 0, 1);
+        let whole = model::split(&[&[0; 10], padded].concat(), &model::Bounds::only(1));
         let len = whole.expect("each segment is a packet").0[0].len();
         assert!(padded[len..].iter().all(|byte| *byte == 0), "padding is zero");
         let expected = len.next_multiple_of(16).min(layout.mtu).max(len);
@@ -94,7 +102,8 @@ fn split_into(
 fn answer(packet: &[u8]) {
     let mut out = [0; icmp::MAX_ERROR_LEN];
     if let Some(len) = icmp::unreachable(packet, &mut out) {
-        let whole = model::split(&[&[0; 10], &out[..len]].concat(), 0, 1).expect("an error is a packet");
+        let whole = model::split(&[&[0; 10], &out[..len]].concat(), &model::Bounds::only(1))
+            .expect("an error is a packet");
         assert_eq!(whole.0, [&out[..len]]);
         assert_eq!(icmp::unreachable(&out[..len], &mut [0; icmp::MAX_ERROR_LEN]), None);
     }
