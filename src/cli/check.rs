@@ -43,7 +43,10 @@ fn describe(config: &Config) -> String {
             "  preshared key",
             peer.preshared_key.as_ref().map(|_| "(hidden)".to_owned()).unwrap_or_default(),
         );
-        let keepalive = peer.persistent_keepalive.map(|seconds| format!("every {seconds} s"));
+        let keepalive = peer
+            .persistent_keepalive
+            .filter(|seconds| *seconds != 0)
+            .map(|seconds| format!("every {seconds} s"));
         line("  persistent keepalive", keepalive.unwrap_or_default());
     }
     text

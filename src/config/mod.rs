@@ -49,7 +49,7 @@ pub struct InterfaceConfig {
     pub private_key_file: Option<PathBuf>,
     /// UDP port; absent or 0 lets the kernel choose.
     pub listen_port: Option<u16>,
-    /// Mark of outer datagrams; absent when `off` or 0.
+    /// Mark of outer datagrams; 0 when the file says `off`.
     pub fwmark: Option<u32>,
     /// `Address`: addresses of the interface, host bits kept.
     pub addresses: Vec<IpNet>,
@@ -82,13 +82,15 @@ pub struct PeerConfig {
     pub public_key: PublicKey,
     /// The optional symmetric secret.
     pub preshared_key: Option<PresharedKey>,
+    /// The file says zeros: there is to be none, even where what it does not say stays.
+    pub no_preshared_key: bool,
     /// `PresharedKeyFile`: where that secret lies, relative to the configuration file.
     pub preshared_key_file: Option<PathBuf>,
     /// Where the peer is reached first.
     pub endpoint: Option<EndpointName>,
     /// Prefixes routed to the peer, host bits masked.
     pub allowed_ips: Vec<IpNet>,
-    /// Seconds; absent when `off` or 0.
+    /// Seconds; 0 when the file says `off`.
     pub persistent_keepalive: Option<u16>,
 }
 
@@ -99,6 +101,7 @@ impl PeerConfig {
         Self {
             public_key,
             preshared_key: None,
+            no_preshared_key: false,
             preshared_key_file: None,
             endpoint: None,
             allowed_ips: Vec::new(),
@@ -170,7 +173,8 @@ impl Config {
             replace_peers: false,
             peers: (self.peers.iter())
                 .map(|peer| PeerUpdate {
-                    preshared_key: peer.preshared_key.clone().map(Some),
+                    preshared_key: (peer.preshared_key.is_some() || peer.no_preshared_key)
+                        .then(|| peer.preshared_key.clone()),
                     persistent_keepalive: peer.persistent_keepalive,
                     ..peer.to_update()
                 })
@@ -246,6 +250,23 @@ mod tests {
         assert!(update.replace_peers && update.peers[0].replace_allowed_ips);
         let names: Vec<_> = config.endpoint_names().map(|(_, host, port)| (host, port)).collect();
         assert_eq!(names, [("vpn.example", 51820)]);
+    }
+
+    #[test]
+    fn addconf_turns_off_what_the_file_turns_off_and_nothing_else() {
+        let parse = |text: &str| Config::parse_setconf(text, "x").unwrap().to_addconf_update();
+        let zero = format!("{}=", "A".repeat(43));
+        for off in ["off", "0"] {
+            let update = parse(&format!(
+                "[Interface]\nFwMark = {off}\n[Peer]\nPublicKey = {PEER}\nPresharedKey = {zero}\n\
+                 PersistentKeepalive = {off}\n"
+            ));
+            assert_eq!((update.fwmark, update.peers[0].persistent_keepalive), (Some(0), Some(0)));
+            assert_eq!(update.peers[0].preshared_key, Some(None));
+        }
+        let update = parse(&format!("[Peer]\nPublicKey = {PEER}\n"));
+        assert_eq!((update.fwmark, update.peers[0].persistent_keepalive), (None, None));
+        assert_eq!(update.peers[0].preshared_key, None);
     }
 
     #[test]

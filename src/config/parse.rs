@@ -130,8 +130,9 @@ impl Parser {
         let mut empty = true;
         for (line, bytes) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
             let at = |problem| Misplaced { line: Some(line), problem };
-            let text = str::from_utf8(bytes).map_err(|_| at(Problem::NotText))?;
-            let text = text.split('#').next().unwrap_or_default().trim();
+            // What stands in a comment may be in any encoding.
+            let bytes = bytes.split(|byte| *byte == b'#').next().unwrap_or_default();
+            let text = str::from_utf8(bytes).map_err(|_| at(Problem::NotText))?.trim();
             if text.is_empty() {
                 continue;
             }
@@ -212,7 +213,7 @@ impl Parser {
             "FwMark" => {
                 let mark = parse_fwmark(value)
                     .ok_or_else(|| invalid("`off` or a 32-bit number, decimal or behind `0x`"))?;
-                self.interface.fwmark = Some(mark).filter(|mark| *mark != 0);
+                self.interface.fwmark = Some(mark);
                 if mark != 0 && self.format == Format::Quick {
                     self.warn_once(key, line, "is not set: it takes privileges over the host's network");
                 }
@@ -290,7 +291,8 @@ impl Parser {
                 let secret = PresharedKey::parse_base64(&compact(value))
                     .map_err(|error| Problem::Key { key, error })?;
                 // Zeros mean "none" to `wg`, and `showconf` of some tools writes them.
-                peer.config.preshared_key = Some(secret).filter(|secret| secret.as_bytes() != &[0; 32]);
+                peer.config.no_preshared_key = secret.as_bytes() == &[0; 32];
+                peer.config.preshared_key = Some(secret).filter(|_| !peer.config.no_preshared_key);
             }
             "PresharedKeyFile" => peer.config.preshared_key_file = Some(path(key, value)?),
             "AllowedIPs" => {
@@ -312,7 +314,7 @@ impl Parser {
                     value: Literal::new(value),
                     expected: "`off` or a number of seconds from 0 to 65535",
                 })?;
-                peer.config.persistent_keepalive = Some(seconds).filter(|seconds| *seconds != 0);
+                peer.config.persistent_keepalive = Some(seconds);
             }
             _ => unreachable!("every key of the two tables has its arm"),
         }
@@ -470,6 +472,15 @@ mod tests {
     }
 
     #[test]
+    fn a_comment_may_be_in_any_encoding() {
+        let text = [interface("MTU = 1400 # ").as_bytes(), b"# B\xfcro\n"].concat();
+        let config = Config::parse(&text, "wg0.conf").unwrap();
+        assert_eq!(config.interface.mtu, Some(1400));
+        let text = [interface("DNS = ").trim_end().as_bytes(), b" b\xfcro.example\n"].concat();
+        assert!(Config::parse(&text, "wg0.conf").is_err(), "a value may not");
+    }
+
+    #[test]
     fn a_provider_file_works_unchanged() {
         let text = format!(
             "\u{feff}# my provider\r\n[interface]\r\n\tprivatekey={PRIVATE} # secret\r\nADDRESS = 10.2.0.2/32, fd00::2/128\r\n\
@@ -493,7 +504,7 @@ mod tests {
         assert_eq!(first.persistent_keepalive, Some(25));
         assert!(first.preshared_key.is_some());
         assert_eq!(second.endpoint, Some(EndpointName::Name { host: "vpn.example.com".into(), port: 51820 }));
-        assert_eq!((second.persistent_keepalive, second.allowed_ips.len()), (None, 0));
+        assert_eq!((second.persistent_keepalive, second.allowed_ips.len()), (Some(0), 0));
         assert_eq!(config.warnings, []);
     }
 
