@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::config::device::{DeviceStatus, PeerStatus};
+use crate::config::endpoint::{ScopeName, endpoint_text};
 
 /// Bytes a section takes with every key set and a few allowed IPs: reserving it keeps keys from being left behind
 /// by a growing buffer.
@@ -10,7 +11,7 @@ const SECTION_CAPACITY: usize = 512;
 
 /// The file that `setconf` would turn into this device. Holds its secrets.
 #[must_use]
-pub fn showconf(status: &DeviceStatus) -> Zeroizing<String> {
+pub fn showconf(status: &DeviceStatus, scope_name: ScopeName) -> Zeroizing<String> {
     let prefixes: usize = status.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
     let capacity = (status.peers.len() + 1) * SECTION_CAPACITY + prefixes * 48;
     let mut text = Zeroizing::new(String::with_capacity(capacity));
@@ -29,12 +30,12 @@ pub fn showconf(status: &DeviceStatus) -> Zeroizing<String> {
         if index > 0 {
             text.push('\n');
         }
-        push_peer(&mut text, peer);
+        push_peer(&mut text, peer, scope_name);
     }
     text
 }
 
-fn push_peer(text: &mut String, peer: &PeerStatus) {
+fn push_peer(text: &mut String, peer: &PeerStatus, scope_name: ScopeName) {
     text.push_str("[Peer]\n");
     push(text, "PublicKey", &peer.public_key.to_base64());
     if let Some(key) = &peer.preshared_key {
@@ -45,7 +46,7 @@ fn push_peer(text: &mut String, peer: &PeerStatus) {
         push(text, "AllowedIPs", &prefixes.join(", "));
     }
     if let Some(endpoint) = peer.endpoint {
-        push(text, "Endpoint", &endpoint.to_string());
+        push(text, "Endpoint", &endpoint_text(endpoint, scope_name));
     }
     if peer.persistent_keepalive != 0 {
         push(text, "PersistentKeepalive", &peer.persistent_keepalive.to_string());
@@ -79,7 +80,7 @@ mod tests {
             fwmark: 255,
             peers: vec![peer],
         };
-        let text = showconf(&status);
+        let text = showconf(&status, |_| None);
         assert_eq!(
             *text,
             "[Interface]\nListenPort = 51820\nFwMark = 0xff\n\

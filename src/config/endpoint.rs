@@ -4,6 +4,27 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
+/// Finds the name of an interface by its index: link-local addresses are shown with it.
+pub type ScopeName = fn(u32) -> Option<String>;
+
+/// An endpoint as `getnameinfo(3)` gives it to `wg(8)`: the scope of a link-local address is an interface, any other
+/// scope, or one that nobody has, a number.
+#[must_use]
+pub fn endpoint_text(endpoint: SocketAddr, scope_name: ScopeName) -> String {
+    if let SocketAddr::V6(v6) = endpoint
+        && v6.scope_id() != 0
+        && (v6.ip().is_unicast_link_local() || is_link_local_multicast(*v6.ip()))
+        && let Some(name) = scope_name(v6.scope_id())
+    {
+        return format!("[{}%{name}]:{}", v6.ip(), v6.port());
+    }
+    endpoint.to_string()
+}
+
+const fn is_link_local_multicast(address: Ipv6Addr) -> bool {
+    matches!(address.octets(), [0xff, flags_and_scope, ..] if flags_and_scope & 0xf == 2)
+}
+
 /// An `Endpoint` as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EndpointName {
@@ -144,6 +165,21 @@ mod tests {
             let endpoint: EndpointName = text.parse().unwrap();
             assert_eq!(endpoint, EndpointName::Name { host: host.to_owned(), port: 51820 });
             assert_eq!(endpoint.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_a_link_local_address_is_shown_with_an_interface() {
+        let name: ScopeName = |index| (index == 2).then(|| "eth0".to_owned());
+        for (endpoint, text) in [
+            ("[fe80::1%2]:5", "[fe80::1%eth0]:5"),
+            ("[ff02::1%2]:5", "[ff02::1%eth0]:5"),
+            ("[fe80::1%3]:5", "[fe80::1%3]:5"),
+            ("[fd00::1%2]:5", "[fd00::1%2]:5"),
+            ("[fe80::1]:5", "[fe80::1]:5"),
+            ("192.0.2.1:5", "192.0.2.1:5"),
+        ] {
+            assert_eq!(endpoint_text(endpoint.parse().unwrap(), name), text);
         }
     }
 

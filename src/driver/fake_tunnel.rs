@@ -12,11 +12,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::NetworkPlan;
 use crate::config::device::{AllowedIpChange, DeviceStatus, DeviceUpdate, PeerStatus};
+use crate::crypto::SystemEntropy;
+use crate::driver::clock;
 use crate::driver::command::{ApplyError, Command, TunnelHandle, TunnelReport};
 use crate::driver::instance::{InstanceGuard, NameChoice, RuntimeDir, claim, runtime_dir};
 use crate::driver::uapi_client::UapiClient;
 use crate::driver::uapi_server::{Access, serve};
 use crate::driver::uapi_socket::{SocketGuard, bind_socket};
+use crate::wireguard::Device;
 
 /// Serves until it is dropped.
 pub(crate) struct FakeTunnel {
@@ -41,15 +44,23 @@ enum Phase {
 impl FakeTunnel {
     /// Named `wg0`, in a directory of its own.
     pub(crate) fn start(status: DeviceStatus) -> Self {
+        Self::start_scratch(State::Plain(status))
+    }
+
+    /// The same with a real device, without peers, behind the socket.
+    pub(crate) fn start_device() -> Self {
+        Self::start_scratch(State::Real(Box::new(Device::new(Box::new(SystemEntropy::new())))))
+    }
+
+    fn start_scratch(state: State) -> Self {
         let scratch = tempfile::tempdir().expect("a scratch directory can be made");
         let path = scratch.path().join("wireguard");
-        let mut tunnel = Self::start_in(&path, "wg0", status);
+        let mut tunnel = Self::start_with(&path, "wg0", state);
         tunnel._scratch = Some(scratch);
         tunnel
     }
 
-    /// In a directory that outlives it.
-    pub(crate) fn start_in(directory: &Path, name: &str, status: DeviceStatus) -> Self {
+    fn start_with(directory: &Path, name: &str, state: State) -> Self {
         let directory = runtime_dir(Some(directory)).expect("the directory is ours");
         let name = NameChoice::Exactly(name.parse().expect("tests give valid names"));
         let instance = claim(&directory, &name).expect("the name is free");
@@ -58,7 +69,7 @@ impl FakeTunnel {
         let (phase, mut until) = watch::channel(Phase::Running);
         let mut while_running = phase.subscribe();
         let (handle, commands) = TunnelHandle::channel();
-        let control = control(status, Arc::clone(&network), commands);
+        let control = control(state, Arc::clone(&network), commands);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime can be made").block_on(async {
@@ -116,19 +127,41 @@ impl Drop for FakeTunnel {
     }
 }
 
-async fn control(
-    mut status: DeviceStatus,
-    network: Arc<Mutex<NetworkPlan>>,
-    mut commands: mpsc::Receiver<Command>,
-) {
+/// What answers.
+enum State {
+    /// Whatever it is told.
+    Plain(DeviceStatus),
+    Real(Box<Device>),
+}
+
+impl State {
+    fn status(&self) -> DeviceStatus {
+        match self {
+            Self::Plain(status) => status.clone(),
+            Self::Real(device) => device.status(clock::now()),
+        }
+    }
+
+    fn apply(&mut self, update: DeviceUpdate) -> Result<(), ApplyError> {
+        match self {
+            Self::Plain(status) => apply(status, update),
+            Self::Real(device) => {
+                device.apply(update, clock::now()).expect("tests give few peers");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn control(mut state: State, network: Arc<Mutex<NetworkPlan>>, mut commands: mpsc::Receiver<Command>) {
     while let Some(command) = commands.recv().await {
         // Who asked may have left meanwhile.
         match command {
-            Command::Status(reply) => drop(reply.send(status.clone())),
+            Command::Status(reply) => drop(reply.send(state.status())),
             Command::Report(reply) => {
                 drop(reply.send(TunnelReport { name: "fake".into(), ..TunnelReport::default() }));
             }
-            Command::Apply(update, reply) => drop(reply.send(apply(&mut status, update))),
+            Command::Apply(update, reply) => drop(reply.send(state.apply(update))),
             Command::Network(plan, reply) => {
                 let answer = match plan.mtu {
                     Some(..576) => Err("cannot set the MTU: Invalid argument (os error 22)".to_owned()),

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::config::device::{DeviceStatus, PeerStatus};
+use crate::config::endpoint::{ScopeName, endpoint_text};
 
 /// Every interface with its device, as JSON over several lines.
 #[must_use]
-pub fn show_json(interfaces: &[(String, DeviceStatus)], show_secrets: bool) -> String {
+pub fn show_json(interfaces: &[(String, DeviceStatus)], show_secrets: bool, scope_name: ScopeName) -> String {
     let document: BTreeMap<&str, DeviceJson> = interfaces
         .iter()
-        .map(|(interface, status)| (interface.as_str(), DeviceJson::new(status, show_secrets)))
+        .map(|(interface, status)| (interface.as_str(), DeviceJson::new(status, show_secrets, scope_name)))
         .collect();
     serde_json::to_string_pretty(&document).expect("maps with string keys and plain values are always JSON")
 }
@@ -53,7 +54,7 @@ struct PeerJson {
 }
 
 impl DeviceJson {
-    fn new(status: &DeviceStatus, show_secrets: bool) -> Self {
+    fn new(status: &DeviceStatus, show_secrets: bool, scope_name: ScopeName) -> Self {
         let key = status.private_key.as_ref();
         Self {
             private_key: key.filter(|_| show_secrets).map(|key| key.to_base64().to_string()),
@@ -61,19 +62,19 @@ impl DeviceJson {
             listen_port: Some(status.listen_port).filter(|port| *port != 0),
             fwmark: Some(status.fwmark).filter(|mark| *mark != 0),
             peers: (status.peers.iter())
-                .map(|peer| (peer.public_key.to_base64(), PeerJson::new(peer, show_secrets)))
+                .map(|peer| (peer.public_key.to_base64(), PeerJson::new(peer, show_secrets, scope_name)))
                 .collect(),
         }
     }
 }
 
 impl PeerJson {
-    fn new(peer: &PeerStatus, show_secrets: bool) -> Self {
+    fn new(peer: &PeerStatus, show_secrets: bool, scope_name: ScopeName) -> Self {
         Self {
             preshared_key: (peer.preshared_key.as_ref())
                 .filter(|_| show_secrets)
                 .map(|key| key.to_base64().to_string()),
-            endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+            endpoint: peer.endpoint.map(|endpoint| endpoint_text(endpoint, scope_name)),
             latest_handshake: peer.last_handshake.map(|time| time.secs),
             transfer_rx: Some(peer.rx_bytes).filter(|bytes| *bytes != 0),
             transfer_tx: Some(peer.tx_bytes).filter(|bytes| *bytes != 0),
@@ -122,9 +123,10 @@ mod tests {
             },
             "wg1": { "peers": {} },
         });
-        let parsed: serde_json::Value = serde_json::from_str(&show_json(&interfaces, false)).unwrap();
+        let parsed: serde_json::Value =
+            serde_json::from_str(&show_json(&interfaces, false, |_| None)).unwrap();
         assert_eq!(parsed, expected);
-        let text = show_json(&interfaces, true);
+        let text = show_json(&interfaces, true, |_| None);
         assert!(text.contains(r#""privateKey": "SEhISEhISEhISEhISEhISEhISEhISEhISEhISEhISEg=""#));
         assert!(text.contains(r#""presharedKey": "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=""#));
     }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use zeroize::Zeroizing;
 
 use crate::config::device::{DeviceStatus, PeerStatus};
+use crate::config::endpoint::{ScopeName, endpoint_text};
 use crate::time::WallTime;
 
 /// One column of `show <interface> <field>`.
@@ -72,12 +73,21 @@ impl FromStr for Field {
 }
 
 /// How the pretty face looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Style {
     /// `WG_COLOR_MODE`: escape sequences for a terminal.
     pub color: bool,
     /// `WG_HIDE_KEYS=never`: secrets in full instead of `(hidden)`.
     pub show_secrets: bool,
+    /// Names the interfaces that link-local endpoints belong to.
+    pub scope_name: ScopeName,
+}
+
+/// Without colours and secrets; interfaces stay numbers.
+impl Default for Style {
+    fn default() -> Self {
+        Self { color: false, show_secrets: false, scope_name: |_| None }
+    }
 }
 
 /// The pretty face of one interface. Holds secrets if `style` says so.
@@ -113,7 +123,8 @@ fn pretty_peer(out: &mut Printer, peer: &PeerStatus, now: WallTime) {
         out.label("preshared key").secret(&key.to_base64()).text("\n");
     }
     if let Some(endpoint) = peer.endpoint {
-        out.label("endpoint").text(&endpoint.to_string()).text("\n");
+        let endpoint = endpoint_text(endpoint, out.style.scope_name);
+        out.label("endpoint").text(&endpoint).text("\n");
     }
     out.label("allowed ips");
     if peer.allowed_ips.is_empty() {
@@ -150,8 +161,13 @@ fn pretty_peer(out: &mut Printer, peer: &PeerStatus, now: WallTime) {
 
 /// One field of one interface for scripts; every line begins with `prefix` and a tab if there is one (`show all`).
 #[must_use]
-pub fn field(field: Field, status: &DeviceStatus, prefix: Option<&str>) -> Zeroizing<String> {
-    let mut out = Printer::new(Style::default(), status);
+pub fn field(
+    field: Field,
+    status: &DeviceStatus,
+    prefix: Option<&str>,
+    scope_name: ScopeName,
+) -> Zeroizing<String> {
+    let mut out = Printer::new(Style { scope_name, ..Style::default() }, status);
     let device = |out: &mut Printer, value: &str| {
         out.prefix(prefix).text(value).text("\n");
     };
@@ -219,7 +235,8 @@ fn peer_column(out: &mut Printer, field: Field, peer: &PeerStatus, separator: &s
             }
         },
         Field::Endpoints => {
-            out.text("\t").text(&or_none(peer.endpoint.map(|endpoint| endpoint.to_string())));
+            let endpoint = peer.endpoint.map(|endpoint| endpoint_text(endpoint, out.style.scope_name));
+            out.text("\t").text(&or_none(endpoint));
         }
         Field::AllowedIps => {
             let prefixes: Vec<_> = peer.allowed_ips.iter().map(ToString::to_string).collect();
@@ -410,7 +427,8 @@ peer: sbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbE=
 
     #[test]
     fn colours_and_secrets_come_when_asked_for() {
-        let text = pretty("obs0", &device(), Style { color: true, show_secrets: true }, NOW);
+        let text =
+            pretty("obs0", &device(), Style { color: true, show_secrets: true, ..Style::default() }, NOW);
         for expected in [
             "\x1b[0m\x1b[32m\x1b[1minterface\x1b[0m: \x1b[32mobs0\x1b[0m\n",
             "  \x1b[1mprivate key\x1b[0m: SEhISEhISEhISEhISEhISEhISEhISEhISEhISEhISEg=\n",
@@ -474,17 +492,17 @@ peer: sbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbE=
             t - 92_562,
             t - 6,
         );
-        assert_eq!(*field(Field::Dump, &device(), None), expected);
+        assert_eq!(*field(Field::Dump, &device(), None, |_| None), expected);
         let bare = DeviceStatus::default();
-        assert_eq!(*field(Field::Dump, &bare, Some("wg1")), "wg1\t(none)\t(none)\t0\toff\n");
+        assert_eq!(*field(Field::Dump, &bare, Some("wg1"), |_| None), "wg1\t(none)\t(none)\t0\toff\n");
         assert_eq!(*pretty("wg1", &bare, Style::default(), NOW), "interface: wg1\n");
     }
 
     #[test]
     fn single_fields_are_one_line_a_peer() {
-        let all = |name| field(name, &device(), Some("obs0"));
+        let all = |name| field(name, &device(), Some("obs0"), |_| None);
         assert_eq!(*all(Field::Fwmark), "obs0\t0xff\n");
-        assert_eq!(*field(Field::ListenPort, &device(), None), "51820\n");
+        assert_eq!(*field(Field::ListenPort, &device(), None, |_| None), "51820\n");
         assert!(all(Field::AllowedIps).starts_with(
             "obs0\toaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaE=\t10.0.0.0/8 fd00::/64\nobs0\tsbGx"
         ));

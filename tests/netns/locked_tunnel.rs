@@ -129,7 +129,7 @@ impl Tunnel {
         assert!(shown.contains(&format!("listening port: {port}")), "{shown}");
         self.namespace.run(&ping);
         assert_eq!(self.set("public_key={key}\nendpoint=[fe80::1%lo]:9\n"), "errno=0\n\n");
-        assert!(said(&self.ask(&["show", "t1"])).contains("[fe80::1%1]:9"));
+        assert!(said(&self.ask(&["show", "t1"])).contains("[fe80::1%lo]:9"));
         assert_eq!(self.set("public_key={key}\nendpoint={endpoint}\n"), "errno=0\n\n");
         self.namespace.run(&ping);
         self.namespace.run(&["ip", "link", "set", "wg0", "mtu", "1300"]);

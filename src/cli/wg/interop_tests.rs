@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use clap::Parser;
 
 use super::WgArgs;
+use super::show::scope_name;
 use crate::config::device::{DeviceStatus, PeerStatus};
 use crate::config::emit::showconf;
 use crate::driver::clock;
@@ -103,7 +104,13 @@ fn device() -> DeviceStatus {
             allowed_ips: nets(&["0.0.0.0/0"]),
             ..peer(0xc1)
         },
-        PeerStatus { last_handshake: heard(1), rx_bytes: 5 << 30, ..peer(0xd1) },
+        PeerStatus {
+            // The loopback interface is the first in every namespace.
+            endpoint: endpoint("[fe80::1%1]:5"),
+            last_handshake: heard(1),
+            rx_bytes: 5 << 30,
+            ..peer(0xd1)
+        },
     ];
     DeviceStatus {
         private_key: Some(PrivateKey::from_bytes([0x48; 32])),
@@ -122,17 +129,17 @@ fn every_field_reads_as_wg_prints_it() {
         let tunnel = FakeTunnel::start(status.clone());
         for (name, column) in FIELD_NAMES {
             assert_eq!(
-                *field(*column, &status, None),
+                *field(*column, &status, None, scope_name),
                 wg(&tunnel, &format!("show wg0 {name}"), &[]),
                 "{name}"
             );
             // `wg` 1.0.20210914 leaves out the interface on all lines of `endpoints` but the first.
             if *name != "endpoints" {
                 let all = wg(&tunnel, &format!("show all {name}"), &[]);
-                assert_eq!(*field(*column, &status, Some("wg0")), all, "all {name}");
+                assert_eq!(*field(*column, &status, Some("wg0"), scope_name), all, "all {name}");
             }
         }
-        assert_eq!(*showconf(&status), wg(&tunnel, "showconf wg0", &[]));
+        assert_eq!(*showconf(&status, scope_name), wg(&tunnel, "showconf wg0", &[]));
         assert_eq!(wg(&tunnel, "show interfaces", &[]), "wg0\n");
     }
 }
@@ -145,9 +152,9 @@ fn the_pretty_face_is_that_of_wg_with_and_without_colours() {
     let tunnel = FakeTunnel::start(device());
     let status = tunnel.client().status().unwrap();
     for (environment, style) in [
-        (vec![], Style::default()),
-        (vec![("WG_COLOR_MODE", "always")], Style { color: true, show_secrets: false }),
-        (vec![("WG_HIDE_KEYS", "never")], Style { color: false, show_secrets: true }),
+        (vec![], Style { scope_name, ..Style::default() }),
+        (vec![("WG_COLOR_MODE", "always")], Style { color: true, show_secrets: false, scope_name }),
+        (vec![("WG_HIDE_KEYS", "never")], Style { color: false, show_secrets: true, scope_name }),
     ] {
         // Both must have looked at the clock in the same second.
         let compared = (0..20).any(|_| {
@@ -210,7 +217,16 @@ fn files_have_the_effect_they_have_with_wg() {
          [Peer]\nPublicKey = {peer}\nEndpoint = 192.0.2.1:5\nPersistentKeepalive = 25\n"
     );
     std::fs::write(&path, text).unwrap();
-    for command in ["addconf", "setconf", "syncconf"] {
+    let off = scratch.path().join("off.conf");
+    std::fs::write(
+        &off,
+        format!(
+            "[Peer]\nPublicKey = {peer}\nPresharedKey = {}=\nPersistentKeepalive = off\n",
+            "A".repeat(43)
+        ),
+    )
+    .unwrap();
+    for (command, path) in [("addconf", &path), ("addconf", &off), ("setconf", &path), ("syncconf", &path)] {
         let line = format!("{command} wg0 {}", path.display());
         // The mark cannot be set by a server without privileges; neither file has one.
         let start = DeviceStatus { fwmark: 0, ..device() };
@@ -235,6 +251,31 @@ fn files_have_the_effect_they_have_with_wg() {
 
 fn peer_key() -> String {
     PublicKey::from_bytes([0xa1; 32]).to_base64()
+}
+
+#[test]
+fn setconf_makes_a_real_device_what_the_file_says_and_nothing_more() {
+    if !wg_is_there() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("wg0.conf");
+    let tunnel = FakeTunnel::start_device();
+    let private = PrivateKey::from_bytes([0x48; 32]).to_base64();
+    let with = |lines: &str| {
+        let text = format!("[Interface]\nPrivateKey = {}\n[Peer]\nPublicKey = {PEER}\n{lines}", *private);
+        std::fs::write(&path, text).unwrap();
+        wg(&tunnel, &format!("setconf wg0 {}", path.display()), &[]);
+        tunnel.client().status().unwrap().peers.remove(0)
+    };
+    let first = with(&format!(
+        "PresharedKey = {PEER}\nAllowedIPs = 10.0.0.0/8\nEndpoint = 192.0.2.1:5\nPersistentKeepalive = 25\n"
+    ));
+    assert!(first.preshared_key.is_some() && first.endpoint.is_some());
+    assert_eq!((first.persistent_keepalive, first.allowed_ips.len()), (25, 1));
+    let second = with("");
+    assert_eq!((second.preshared_key, second.endpoint), (None, None));
+    assert_eq!((second.persistent_keepalive, second.allowed_ips), (0, vec![]));
 }
 
 #[test]
@@ -315,7 +356,7 @@ fn switching_changes_device_and_network_and_leaves_the_rest_alone() {
 fn our_json_has_the_shape_of_wg_json() {
     let status = device();
     let json: serde_json::Value =
-        serde_json::from_str(&show_json(&[("wg0".to_owned(), status)], true)).unwrap();
+        serde_json::from_str(&show_json(&[("wg0".to_owned(), status)], true, scope_name)).unwrap();
     let script = std::path::Path::new("/usr/share/doc/wireguard-tools/examples/json/wg-json");
     if !wg_is_there() || !script.exists() {
         return;

@@ -96,13 +96,13 @@ fn list(args: &ShowArgs) -> Result<Vec<UapiClient>, WgCommandError> {
 fn render(args: &ShowArgs, devices: &[(String, DeviceStatus)], all: bool) -> Zeroizing<String> {
     let style = style();
     if args.json {
-        return Zeroizing::new(show_json(devices, style.show_secrets) + "\n");
+        return Zeroizing::new(show_json(devices, style.show_secrets, scope_name) + "\n");
     }
     let now = clock::now().wall;
     let parts: Vec<_> = (devices.iter())
         .map(|(name, status)| match args.field {
             None => pretty(name, status, style, now),
-            Some(column) => field(column, status, Some(name.as_str()).filter(|_| all)),
+            Some(column) => field(column, status, Some(name.as_str()).filter(|_| all), scope_name),
         })
         .collect();
     let separator = if args.field.is_none() { "\n" } else { "" };
@@ -121,12 +121,17 @@ fn style() -> Style {
         () if variable("WG_COLOR_MODE", "never") => false,
         () => std::io::stdout().is_terminal(),
     };
-    Style { color, show_secrets: variable("WG_HIDE_KEYS", "never") }
+    Style { color, show_secrets: variable("WG_HIDE_KEYS", "never"), scope_name }
+}
+
+/// Of this network namespace, as `wg` has it.
+pub(super) fn scope_name(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }
 
 /// `showconf`.
 pub(super) fn showconf(args: &ShowconfArgs) -> Result<u8, WgCommandError> {
     let talk = |source| WgCommandError::talk(source, &args.interface);
     let client = UapiClient::find(&args.interface, args.uapi_dir.as_deref()).map_err(talk)?;
-    Ok(print_out(emit::showconf(&client.status().map_err(talk)?).as_bytes()))
+    Ok(print_out(emit::showconf(&client.status().map_err(talk)?, scope_name).as_bytes()))
 }
