@@ -185,7 +185,7 @@ pub fn inspect(fd: BorrowedFd<'_>) -> Result<TunInterface, TunError> {
     })
 }
 
-/// Makes the virtio-net header of a taken-over TUN the plain one of 10 bytes, little endian.
+/// Makes the virtio-net header of a taken-over TUN the plain one of 10 bytes, in the machine's byte order.
 ///
 /// # Errors
 /// [`TunError::Ioctl`].
@@ -197,7 +197,8 @@ pub fn set_header(fd: BorrowedFd<'_>) -> Result<(), TunError> {
             .map_err(|source| TunError::Ioctl { call: TunCall::SetHeader, source })
     };
     set(TUNSETVNETHDRSZ, VNET_HEADER_LEN)?;
-    if cfg!(target_endian = "big") { set(TUNSETVNETLE, 1) } else { Ok(()) }
+    // Whoever had the TUN before may have asked for little endian, which only here is something else.
+    if cfg!(target_endian = "big") { set(TUNSETVNETLE, 0) } else { Ok(()) }
 }
 
 /// Turns on as many offloads as the kernel has: all, then without UDP, then checksums alone, then none.
