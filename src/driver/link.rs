@@ -1,7 +1,7 @@
 //! The link: inner packets in and out of one TUN queue, with offload metadata. (tasks)
 //!
 //! # Theory of operation
-//! One thread reads and one writes; neither needs a lock. Reading takes what is there without waiting, and only when
+//! One thread reads at a time, and any may write. Reading takes what is there without waiting, and only when
 //! nothing is there sleeps on the queue and on an eventfd: closing a TUN while another thread sleeps in `read` would
 //! leave the interface alive, so the sleeper is woken instead and lets go by itself.
 //!
@@ -108,6 +108,28 @@ pub enum ReadOutcome {
     Packets,
     /// Shutdown was requested; the batch is empty.
     Shutdown,
+    /// Nothing is there.
+    Nothing,
+    /// The interface is down, or the kernel has no memory: see [`Link::pause`].
+    Down,
+}
+
+/// What a wait is for, beside shutdown and the other descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Packets, and the link's end.
+    Packets,
+    /// Nothing of the link: somebody else reads it.
+    Nothing,
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// A packet waits.
+    pub packets: bool,
+    /// The other descriptor is readable, or has something to say.
+    pub other: bool,
 }
 
 /// What became of the packets of a batch that was written.
@@ -204,24 +226,69 @@ impl Link {
     /// # Panics
     /// If the batch's slab cannot hold one packet of the largest size with its header.
     pub fn read_batch(&self, batch: &mut PacketBatch) -> Result<ReadOutcome, LinkError> {
-        batch.clear();
-        assert!(batch.spare().len() >= LARGEST_READ, "a link's batch holds at least one whole super-packet");
         loop {
-            if self.shutdown.is_requested() {
-                return Ok(ReadOutcome::Shutdown);
-            }
-            match self.drain(batch) {
-                Ok(()) if !batch.is_empty() => return Ok(ReadOutcome::Packets),
-                Ok(()) => self.wait_for_packet()?,
-                // What was read before the trouble is delivered; the trouble comes again.
-                Err(_) if !batch.is_empty() => return Ok(ReadOutcome::Packets),
-                Err(error) => match classify(&error) {
-                    Trouble::Deleted => return Err(LinkError::Deleted),
-                    Trouble::Down | Trouble::NoRoom => self.pause()?,
-                    Trouble::Refused | Trouble::Other => return Err(LinkError::Io(error)),
-                },
+            match self.read_ready(batch)? {
+                ReadOutcome::Nothing => drop(self.wait(Watch::Packets, None, None)?),
+                ReadOutcome::Down => self.pause()?,
+                outcome @ (ReadOutcome::Packets | ReadOutcome::Shutdown) => return Ok(outcome),
             }
         }
+    }
+
+    /// As [`read_batch`](Self::read_batch), without waiting.
+    ///
+    /// # Errors
+    /// [`LinkError::Deleted`] ends the link.
+    ///
+    /// # Panics
+    /// If the batch's slab cannot hold one packet of the largest size with its header.
+    pub fn read_ready(&self, batch: &mut PacketBatch) -> Result<ReadOutcome, LinkError> {
+        batch.clear();
+        assert!(batch.spare().len() >= LARGEST_READ, "a link's batch holds at least one whole super-packet");
+        if self.shutdown.is_requested() {
+            return Ok(ReadOutcome::Shutdown);
+        }
+        let drained = self.drain(batch);
+        if !batch.is_empty() {
+            // What was read before any trouble is delivered; the trouble comes again.
+            return Ok(ReadOutcome::Packets);
+        }
+        match drained {
+            Ok(()) => Ok(ReadOutcome::Nothing),
+            Err(error) => match classify(&error) {
+                Trouble::Deleted => Err(LinkError::Deleted),
+                Trouble::Down | Trouble::NoRoom => Ok(ReadOutcome::Down),
+                Trouble::Refused | Trouble::Other => Err(LinkError::Io(error)),
+            },
+        }
+    }
+
+    /// Sleeps until there is a packet, if `watch` says so, `other` is readable, or shutdown is requested; at most
+    /// for `timeout`.
+    ///
+    /// # Errors
+    /// [`LinkError::Deleted`] ends the link; seen only by who is interested in packets.
+    pub fn wait(
+        &self,
+        watch: Watch,
+        other: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+    ) -> Result<Ready, LinkError> {
+        let for_packets = watch == Watch::Packets;
+        let mut fds = [
+            PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN),
+            PollFd::new(other.unwrap_or_else(|| self.shutdown.as_fd()), PollFlags::POLLIN),
+            PollFd::new(self.queue.as_fd(), PollFlags::POLLIN),
+        ];
+        // Errors of the queue would be told even to those who do not ask.
+        let asked = if for_packets { fds.len() } else { fds.len() - 1 };
+        wait::poll(&mut fds[..asked], timeout).map_err(|error| LinkError::Io(error.into()))?;
+        let told = |index: usize| fds[index].revents().unwrap_or(PollFlags::empty());
+        let packets = if for_packets { told(2) } else { PollFlags::empty() };
+        if packets.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+            return Err(LinkError::Deleted);
+        }
+        Ok(Ready { packets: !packets.is_empty(), other: !told(1).is_empty() })
     }
 
     /// Writes each slot of a batch. The numbers of coalesced slots that the kernel refused are put into `refused`
@@ -294,23 +361,11 @@ impl Link {
         }
     }
 
-    fn wait_for_packet(&self) -> Result<(), LinkError> {
-        let mut fds = [
-            PollFd::new(self.queue.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN),
-        ];
-        wait::poll(&mut fds, None).map_err(|error| LinkError::Io(error.into()))?;
-        match fds[0].revents() {
-            Some(events)
-                if events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) =>
-            {
-                Err(LinkError::Deleted)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn pause(&self) -> Result<(), LinkError> {
+    /// Leaves an interface that is down alone for a moment.
+    ///
+    /// # Errors
+    /// Only if waiting itself fails.
+    pub fn pause(&self) -> Result<(), LinkError> {
         wait::readable(self.shutdown.as_fd(), Some(DOWN_PAUSE))
             .map(|_requested| ())
             .map_err(|error| LinkError::Io(error.into()))

@@ -211,6 +211,7 @@ impl UdpSocket {
         &self,
         slab: &mut [u8],
         stride: usize,
+        dont_wait: bool,
         mut each: impl FnMut(usize, Received),
     ) -> io::Result<usize> {
         let mut names = [SockaddrBytes::EMPTY; MAX_RECEIVE];
@@ -238,7 +239,7 @@ impl UdpSocket {
                 self.fd.as_raw_fd(),
                 messages.as_mut_ptr(),
                 count,
-                RECEIVE_FLAGS,
+                if dont_wait { RECEIVE_NOW_FLAGS } else { RECEIVE_FLAGS },
                 std::ptr::null_mut(),
             )
         };
@@ -344,6 +345,12 @@ impl AsFd for UdpSocket {
 const RECEIVE_FLAGS: libc::c_uint = libc::MSG_WAITFORONE.unsigned_abs();
 #[cfg(not(target_env = "musl"))]
 const RECEIVE_FLAGS: c_int = libc::MSG_WAITFORONE;
+
+/// Do not wait at all.
+#[cfg(target_env = "musl")]
+const RECEIVE_NOW_FLAGS: libc::c_uint = libc::MSG_DONTWAIT.unsigned_abs();
+#[cfg(not(target_env = "musl"))]
+const RECEIVE_NOW_FLAGS: c_int = libc::MSG_DONTWAIT;
 
 fn empty_mmsghdr() -> libc::mmsghdr {
     // SAFETY: a structure of integers and pointers, for all of which zero is a value.

@@ -10,7 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc, watch as watched};
 use tracing::{debug, info, warn};
 
-use super::data_threads::{self, DataThreads, HandshakeDatagram, ThreadEnd};
+use super::data_threads::{DataThreads, HandshakeDatagram, ThreadEnd};
+use super::transmit;
 use crate::config::EndpointName;
 use crate::config::device::{DeviceUpdate, PeerUpdate};
 use crate::driver::broker::{Answer, Broker, BrokerError, Resolver};
@@ -191,7 +192,7 @@ impl Control {
             let more = self.parts.device.poll_transmit(clock::now(), &mut self.out);
             if !self.out.is_empty() {
                 // SIGTERM and every command wait behind this: it must not wait for a slow network.
-                data_threads::send(&self.data_plane, &self.parts.udp.load(), &self.out, Patience::None);
+                transmit::send(&self.data_plane, &self.parts.udp.load(), &self.out, Patience::None);
             }
             if !more {
                 break;

@@ -1,29 +1,26 @@
 //! The tx and rx threads: read, hand to the core, write; to completion, in order. (threads)
 
 use std::io;
+use std::num::NonZero;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use super::transmit::{LinkWriter, Step, Transmit};
+use super::turns::{Load, Lookout, Turn, Turns};
 use crate::driver::clock;
-use crate::driver::link::{Link, LinkError, ReadOutcome, Shutdown};
+use crate::driver::link::{Link, LinkError, Shutdown, Watch};
 use crate::driver::udp::{Patience, RECEIVE_STRIDE, UdpPort};
-use crate::packet::batch::{DatagramBatch, MAX_PACKET_LEN, MAX_SEGMENTS, PacketBatch, Path, VNET_HEADER_LEN};
-use crate::packet::coalesce::{CoalesceConfig, Coalescer};
-use crate::packet::split::{SegmentLayout, split_joined};
+use crate::packet::batch::{DatagramBatch, MAX_SEGMENTS, PacketBatch, Path};
+use crate::packet::coalesce::Coalescer;
 use crate::sys::seccomp::{self, Role};
-use crate::sys::tun::Offloads;
-use crate::time::BootTime;
-use crate::wireguard::{DataPlane, MAX_QUEUED_HANDSHAKES, RxPath, TX_SLAB_LEN, TxPath};
-
-/// Inner bytes read in one go: one full super-packet beside a queue of small ones.
-const READ_SLAB_LEN: usize = 128 * 1024 + MAX_PACKET_LEN + VNET_HEADER_LEN;
+use crate::wireguard::{DataPlane, MAX_QUEUED_HANDSHAKES, RxPath};
 
 /// Receive buffers of one `recvmmsg`; each takes a whole GRO run.
 const RECEIVE_RUNS: usize = 8;
@@ -33,9 +30,6 @@ const RECEIVE_SLAB_LEN: usize = RECEIVE_RUNS * RECEIVE_STRIDE;
 
 /// Most packets that one `recvmmsg` can bring: the kernel joins no more than 64 datagrams to a run.
 const RECEIVE_PACKETS: usize = RECEIVE_RUNS * MAX_SEGMENTS;
-
-/// ICMP answers to one batch of refused packets: 64 of at most 1280 bytes.
-const REPLY_SLAB_LEN: usize = 64 * 1_300;
 
 /// Longest handshake message: an initiation.
 const MAX_HANDSHAKE_LEN: usize = 148;
@@ -106,37 +100,39 @@ pub(super) fn spawn(
     let stopping = Arc::new(AtomicBool::new(false));
     // Whoever is told that the tunnel is ready finds every thread confined.
     let confined = Arc::new(Barrier::new(3));
+    let transmit = Arc::new(Mutex::new(Transmit::new(data_plane, link, udp)));
+    let turns = Arc::new(Turns::new()?);
     let tx = {
-        let (path, link, udp, ends, stopping) = (
-            TxPath::new(Arc::clone(data_plane)),
-            Arc::clone(link),
-            Arc::clone(udp),
-            ends.clone(),
-            Arc::clone(&stopping),
-        );
-        let (data_plane, confined) = (Arc::clone(data_plane), Arc::clone(&confined));
+        let (link, ends, stopping) = (Arc::clone(link), ends.clone(), Arc::clone(&stopping));
+        let (transmit, turns, confined) = (Arc::clone(&transmit), Arc::clone(&turns), Arc::clone(&confined));
         std::thread::Builder::new().name("tx".into()).spawn(move || {
             report_end(&ends, || {
-                restrict(filtered, Role::Transmit, &confined)
-                    .err()
-                    .or_else(|| run_tx(path, &data_plane, &link, &udp, &stopping))
+                restrict(filtered, Role::Transmit, &confined)?;
+                run_tx(&transmit, &link, &turns, &stopping)
             });
         })?
     };
     let rx = {
-        let (path, link, udp, ends, stopping) = (
-            RxPath::new(Arc::clone(data_plane)),
-            Arc::clone(link),
-            Arc::clone(udp),
-            ends.clone(),
-            Arc::clone(&stopping),
-        );
-        let confined = Arc::clone(&confined);
+        let mut receive = Receive {
+            path: RxPath::new(Arc::clone(data_plane)),
+            link: Arc::clone(link),
+            udp: Arc::clone(udp),
+            handshakes,
+            transmit,
+            turns,
+            lookout: Lookout::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
+            datagrams: DatagramBatch::with_capacity(RECEIVE_SLAB_LEN, 64),
+            packets: PacketBatch::with_capacity(
+                Coalescer::room(RECEIVE_SLAB_LEN, RECEIVE_PACKETS),
+                RECEIVE_PACKETS,
+            ),
+            writer: LinkWriter::new(Arc::clone(link)),
+        };
+        let (ends, stopping, confined) = (ends.clone(), Arc::clone(&stopping), Arc::clone(&confined));
         std::thread::Builder::new().name("rx".into()).spawn(move || {
             report_end(&ends, || {
-                restrict(filtered, Role::Receive, &confined)
-                    .err()
-                    .or_else(|| run_rx(path, &link, &udp, &handshakes, &stopping))
+                restrict(filtered, Role::Receive, &confined)?;
+                receive.run(&stopping)
             });
         })?
     };
@@ -153,128 +149,150 @@ fn restrict(filtered: bool, role: Role, confined: &Barrier) -> Result<(), Thread
 
 /// Runs a thread's loop and tells the control task why it ended. A panic is told, too: a tunnel with one thread would be
 /// up and dead.
-fn report_end(ends: &mpsc::UnboundedSender<ThreadEnd>, run: impl FnOnce() -> Option<ThreadEnd>) {
+fn report_end(ends: &mpsc::UnboundedSender<ThreadEnd>, run: impl FnOnce() -> Result<(), ThreadEnd>) {
     // Nothing that the loop owned is looked at again.
     let end = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_panic| {
         let source = io::Error::other("a thread has panicked; please report what it said");
-        Some(ThreadEnd::Failed("carry packets", source))
+        Err(ThreadEnd::Failed("carry packets", source))
     });
-    if let Some(end) = end
+    if let Err(end) = end
         && ends.send(end).is_err()
     {
         debug!("a data thread ended after the control task");
     }
 }
 
+fn lock(transmit: &Mutex<Transmit>) -> MutexGuard<'_, Transmit> {
+    // The thread that panicked has ended the tunnel.
+    transmit.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Carries packets from the link while it is this thread's turn.
 fn run_tx(
-    mut path: TxPath,
-    data_plane: &DataPlane,
+    transmit: &Mutex<Transmit>,
     link: &Link,
-    udp: &ArcSwap<UdpPort>,
+    turns: &Turns,
     stopping: &AtomicBool,
-) -> Option<ThreadEnd> {
-    let mut packets = PacketBatch::with_capacity(READ_SLAB_LEN, 64);
-    let mut replies = PacketBatch::with_capacity(REPLY_SLAB_LEN, 64);
-    let mut datagrams = DatagramBatch::with_capacity(TX_SLAB_LEN, 64);
-    let mut writer = LinkWriter::new(link);
+) -> Result<(), ThreadEnd> {
     while !stopping.load(Ordering::Relaxed) {
-        match link.read_batch(&mut packets) {
-            Ok(ReadOutcome::Packets) => {}
-            Ok(ReadOutcome::Shutdown) => return None,
-            Err(error) => return Some(error.into()),
+        let watch = if turns.has_link(Turn::Tx) { Watch::Packets } else { Watch::Nothing };
+        let ready = link.wait(watch, Some(turns.as_fd()), None)?;
+        if ready.other {
+            turns.hear();
+        }
+        while ready.packets && turns.has_link(Turn::Tx) {
+            // The lock is let go between batches.
+            let step = lock(transmit).step(Patience::Full)?;
+            match step {
+                Step::Carried(load, now) => turns.note(load, now.boot),
+                Step::Nothing => break,
+                Step::Down => link.pause()?,
+                Step::Shutdown => return Ok(()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Carries datagrams to the link and, on a quiet tunnel, packets from it.
+struct Receive {
+    path: RxPath,
+    link: Arc<Link>,
+    udp: Arc<ArcSwap<UdpPort>>,
+    handshakes: mpsc::Sender<HandshakeDatagram>,
+    transmit: Arc<Mutex<Transmit>>,
+    turns: Arc<Turns>,
+    lookout: Lookout,
+    datagrams: DatagramBatch,
+    packets: PacketBatch,
+    writer: LinkWriter,
+}
+
+impl Receive {
+    fn run(&mut self, stopping: &AtomicBool) -> Result<(), ThreadEnd> {
+        while !stopping.load(Ordering::Relaxed) {
+            if self.turns.has_link(Turn::Rx) {
+                self.both_directions()?;
+            } else {
+                self.inwards(Patience::Full)?;
+                if self.turns.is_quiet(clock::now().boot) {
+                    self.turns.give_link(Turn::Rx);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for whatever comes from either side, and carries it.
+    fn both_directions(&mut self) -> Result<(), ThreadEnd> {
+        let port = self.udp.load_full();
+        let ready = self.lookout.wait(&self.link, port.as_fd())?;
+        if ready.other {
+            self.inwards(Patience::None)?;
+        }
+        // The kernel's own answers, to an echo request or a segment, are there as soon as it has the packet.
+        let outwards = (ready.packets || ready.other) && self.outwards()?;
+        self.lookout.note(outwards);
+        Ok(())
+    }
+
+    /// One batch from the link, if there is one; whether there was.
+    fn outwards(&mut self) -> Result<bool, ThreadEnd> {
+        // A full socket means load, and then this is the other thread's work; it waits, and we must not.
+        let step = match self.transmit.try_lock() {
+            Ok(mut transmit) => transmit.step(Patience::None)?,
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => {
+                self.turns.give_link(Turn::Tx);
+                return Ok(false);
+            }
+        };
+        match step {
+            Step::Carried(load, now) => {
+                self.turns.note(load, now.boot);
+                if !self.turns.is_quiet(now.boot) {
+                    self.turns.give_link(Turn::Tx);
+                }
+                Ok(true)
+            }
+            Step::Nothing | Step::Shutdown => Ok(false),
+            Step::Down => {
+                // The other thread can pause without keeping datagrams waiting.
+                self.turns.note(Load::HEAVY, clock::now().boot);
+                self.turns.give_link(Turn::Tx);
+                Ok(false)
+            }
+        }
+    }
+
+    /// One batch from the socket.
+    fn inwards(&mut self, patience: Patience) -> Result<(), ThreadEnd> {
+        self.datagrams.clear();
+        let received = self.udp.load().receive_with(&mut self.datagrams, patience);
+        match received {
+            // Shut down, and either we stop, or a new port is in place; or there was nothing.
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(ThreadEnd::Failed("receive from the UDP socket", error)),
         }
         let now = clock::now();
-        datagrams.clear();
-        replies.clear();
-        path.handle_packets(&packets, now, &mut datagrams, &mut replies);
-        if !datagrams.is_empty() {
-            send(data_plane, &udp.load(), &datagrams, Patience::Full);
-        }
-        if let Err(end) = writer.write(&replies) {
-            return Some(end);
-        }
-    }
-    None
-}
-
-/// Writes packets to the link; pieces together again what the kernel will not take joined.
-struct LinkWriter<'a> {
-    link: &'a Link,
-    /// What the link takes joined, as it says.
-    offered: CoalesceConfig,
-    /// Nothing is joined before this: the link has refused some.
-    resumes: Option<BootTime>,
-    said: bool,
-    refused: Vec<usize>,
-    pieces: Vec<u8>,
-    singles: PacketBatch,
-}
-
-impl<'a> LinkWriter<'a> {
-    fn new(link: &'a Link) -> Self {
-        let Offloads { tcp, udp, .. } = link.offloads();
-        let offered = CoalesceConfig { tcp, udp };
-        Self {
-            link,
-            offered,
-            resumes: None,
-            said: false,
-            refused: Vec::new(),
-            pieces: Vec::new(),
-            singles: PacketBatch::with_capacity(0, 0),
-        }
-    }
-
-    /// What may be joined before it comes here.
-    fn coalesce(&mut self, now: BootTime) -> CoalesceConfig {
-        if self.resumes.is_some_and(|resumes| now >= resumes) {
-            self.resumes = None;
-        }
-        if self.resumes.is_some() { CoalesceConfig { tcp: false, udp: false } } else { self.offered }
-    }
-
-    fn write(&mut self, packets: &PacketBatch) -> Result<(), ThreadEnd> {
-        if packets.is_empty() {
-            return Ok(());
-        }
-        self.link.write_batch(packets, &mut self.refused)?;
-        if !self.refused.is_empty() {
-            self.write_singly(packets)?;
-        }
-        Ok(())
-    }
-
-    /// Some kernels refuse super-packets that their own offload flags promise to take (Linux 6.6.44 did): split what
-    /// was refused, and join no more for a while. It may have been a single packet that was odd, so not for ever.
-    fn write_singly(&mut self, packets: &PacketBatch) -> Result<(), ThreadEnd> {
-        if !std::mem::replace(&mut self.said, true) {
-            warn!("the TUN refuses joined packets; going on without, and trying again every minute");
-        }
-        self.resumes = Some(clock::now().boot + JOIN_PAUSE);
-        if self.pieces.is_empty() {
-            self.pieces = vec![0; SINGLES.room()];
-            self.singles = PacketBatch::with_capacity(SINGLES.room(), MAX_SEGMENTS);
-        }
-        for index in std::mem::take(&mut self.refused) {
-            let Ok(segments) = split_joined(packets.slot(index), &SINGLES, &mut self.pieces) else {
-                continue;
-            };
-            self.singles.clear();
-            for piece in self.pieces[..segments.total_len].chunks(segments.stride) {
-                self.singles.spare()[..piece.len()].copy_from_slice(piece);
-                self.singles.commit(piece.len());
+        self.packets.clear();
+        self.path.set_coalescing(self.writer.coalesce(now.boot));
+        let handshakes = &self.handshakes;
+        self.path.handle_datagrams(&mut self.datagrams, now, &mut self.packets, &mut |datagram, from| {
+            // A full queue sheds load: the sender retries, and a cookie is asked of it once there is room.
+            if let Some(message) = HandshakeDatagram::new(datagram, from)
+                && handshakes.try_send(message).is_err()
+            {
+                debug!("the handshake queue is full");
             }
-            self.link.write_batch(&self.singles, &mut self.refused)?;
+        });
+        self.turns.note(Load::of(&self.packets), now.boot);
+        if self.turns.has_link(Turn::Rx) && !self.turns.is_quiet(now.boot) {
+            self.turns.give_link(Turn::Tx);
         }
-        Ok(())
+        self.writer.write(&self.packets)
     }
 }
-
-/// How long nothing is joined after the TUN has refused something joined.
-const JOIN_PAUSE: Duration = Duration::from_secs(60);
-
-/// Each piece behind an empty virtio-net header, without padding.
-const SINGLES: SegmentLayout = SegmentLayout { headroom: VNET_HEADER_LEN, tailroom: 0, mtu: 0 };
 
 impl From<LinkError> for ThreadEnd {
     fn from(error: LinkError) -> Self {
@@ -283,52 +301,6 @@ impl From<LinkError> for ThreadEnd {
             LinkError::Io(source) => Self::Failed("use the TUN", source),
         }
     }
-}
-
-/// Sends a batch; what the socket refuses is counted, never fatal: protocol timers retry.
-pub(super) fn send(data_plane: &DataPlane, udp: &UdpPort, datagrams: &DatagramBatch, patience: Patience) {
-    let outcome = udp.send_with(datagrams, clock::now().boot, patience);
-    for remote in outcome.stale_sources {
-        data_plane.forget_source(remote);
-    }
-}
-
-fn run_rx(
-    mut path: RxPath,
-    link: &Link,
-    udp: &ArcSwap<UdpPort>,
-    handshakes: &mpsc::Sender<HandshakeDatagram>,
-    stopping: &AtomicBool,
-) -> Option<ThreadEnd> {
-    let mut datagrams = DatagramBatch::with_capacity(RECEIVE_SLAB_LEN, 64);
-    let mut packets =
-        PacketBatch::with_capacity(Coalescer::room(RECEIVE_SLAB_LEN, RECEIVE_PACKETS), RECEIVE_PACKETS);
-    let mut writer = LinkWriter::new(link);
-    path.set_coalescing(writer.coalesce(clock::now().boot));
-    while !stopping.load(Ordering::Relaxed) {
-        datagrams.clear();
-        let port = udp.load();
-        match port.receive(&mut datagrams) {
-            Ok(0) => continue, // shut down: either we stop, or a new port is in place
-            Ok(_) => {}
-            Err(error) => return Some(ThreadEnd::Failed("receive from the UDP socket", error)),
-        }
-        packets.clear();
-        let now = clock::now();
-        path.set_coalescing(writer.coalesce(now.boot));
-        path.handle_datagrams(&mut datagrams, now, &mut packets, &mut |datagram, from| {
-            // A full queue sheds load: the sender retries, and a cookie is asked of it once there is room.
-            if let Some(message) = HandshakeDatagram::new(datagram, from)
-                && handshakes.try_send(message).is_err()
-            {
-                debug!("the handshake queue is full");
-            }
-        });
-        if let Err(end) = writer.write(&packets) {
-            return Some(end);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! # Theory of operation
 //! The tx thread reads packets from the link, has the core seal them, and sends; the rx thread receives datagrams, has
-//! the core open them, and writes to the link. Both run to completion: no queue lies between a read and its write.
+//! the core open them, and writes to the link. Both run to completion: no queue lies between a read and its write. On
+//! a quiet tunnel the rx thread does both and the tx thread sleeps (see `turns`).
 //! Everything else happens in the control task, one `select!` over what can occur: a handshake message the rx thread
 //! put aside, a notice of the data plane, the device's deadline, a command, a change of the link, an answer of the
 //! broker. After every input it drains the device's outputs and arms the timer for the next deadline.
@@ -15,6 +16,8 @@ mod data_threads;
 mod first_handshake;
 mod reason;
 mod report;
+mod transmit;
+mod turns;
 
 pub use control::{Control, Established, TunnelEnd};
 pub use first_handshake::{NoHandshake, wait_for_handshake};

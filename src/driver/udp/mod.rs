@@ -72,12 +72,12 @@ pub struct UdpPort {
     return_paths: Option<Arc<ReturnPaths>>,
 }
 
-/// What to do where the socket's buffer is full.
+/// What to do where the socket's buffer is full, or empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
     /// Wait: whoever produces packets is to be slowed down.
     Full,
-    /// Lose the datagram: whoever sends has other things to look after.
+    /// Lose the datagram, or go without: the caller has other things to look after.
     None,
 }
 
@@ -255,6 +255,18 @@ impl UdpPort {
     /// # Panics
     /// If the slab is shorter than [`RECEIVE_STRIDE`].
     pub fn receive(&self, batch: &mut DatagramBatch) -> io::Result<usize> {
+        self.receive_with(batch, Patience::Full)
+    }
+
+    /// As [`receive`](Self::receive), with a choice of what to do where nothing has arrived: 0 if that is not to wait.
+    ///
+    /// # Errors
+    /// Only when the descriptor itself is unusable.
+    ///
+    /// # Panics
+    /// If the slab is shorter than [`RECEIVE_STRIDE`].
+    pub fn receive_with(&self, batch: &mut DatagramBatch, patience: Patience) -> io::Result<usize> {
+        let dont_wait = patience == Patience::None;
         let mut failures = 0;
         loop {
             batch.clear();
@@ -264,7 +276,7 @@ impl UdpPort {
             let mut received: [Option<Received>; MAX_RECEIVE] = [None; MAX_RECEIVE];
             match self
                 .socket
-                .receive(batch.spare(), RECEIVE_STRIDE, |index, what| received[index] = Some(what))
+                .receive(batch.spare(), RECEIVE_STRIDE, dont_wait, |index, what| received[index] = Some(what))
             {
                 Ok(_) => {
                     for what in received.iter().map_while(Option::as_ref) {
@@ -277,6 +289,11 @@ impl UdpPort {
                 }
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(0);
+                    if dont_wait && errno == libc::EAGAIN {
+                        // Whoever polls is told of queued errors until they are taken.
+                        self.take_errors();
+                        return Ok(0);
+                    }
                     if matches!(errno, libc::EBADF | libc::ENOTSOCK | libc::EFAULT) {
                         return Err(error);
                     }
