@@ -247,7 +247,7 @@ pub(super) fn say_warnings(loaded: &LoadedConfig) {
 /// device's own. To be called from a frame as shallow as possible: it wipes what lies below.
 pub(super) fn forget(loaded: Option<LoadedConfig>) {
     // Reading, parsing and applying a configuration was seen to use half of this in a build without optimisation.
-    const STACK_OF_START: usize = 128 * 1024;
+    const STACK_OF_START: usize = 128 * 1024 / size_of::<u64>();
     drop(loaded);
     wipe_stack::<STACK_OF_START>();
 }
