@@ -149,6 +149,25 @@ assert_at_most() { # WHAT LIMIT GOT
   note "$1: $3 (at most $2)"
 }
 
+# refused CODE 'LINE' 'HINT' -- CMD…: stderr is exactly this, but for warnings (an empty HINT is no hint); nothing is on stdout, and
+# nothing is left.
+refused() {
+  local wanted="wg4netns: $2" code=$1
+  [ -z "$3" ] || wanted+=$'\n'"hint: $3"
+  shift 4
+  capture "$@"
+  assert_eq "what is said" "$wanted" "$(grep -v '^wg4netns: warning: ' <<<"$ERR" || true)"
+  assert_eq "stdout" "" "$OUT"
+  assert_status "$code"
+  assert_nothing_left
+}
+
+# join_hint: what the refusal of setns advises; a machine may itself be under a seccomp filter.
+join_hint() {
+  if grep -q '^Seccomp:.*2' /proc/self/status; then echo 'a seccomp filter is on here and may refuse `setns`; run wg4netns outside this container'
+  else echo 'run wg4netns as the user that started the container, outside any other user namespace'; fi
+}
+
 # --- the scenario's processes and directory ------------------------------------------------------------------------
 
 OWN_PIDS=()

@@ -26,6 +26,8 @@ use crate::driver::ready::Readiness;
 use crate::driver::target::{OpenTarget, Target};
 use crate::driver::tunnel::{Tunnel, wait_for_handshake};
 use crate::driver::uapi_server::{self, Access};
+use crate::sys::namespace::NamespaceError;
+use crate::sys::pidfd::PidFd;
 use crate::sys::signals::SignalQueue;
 
 /// Runs the tunnel to its end; with `--background`, returns in the caller's process when it is ready.
@@ -107,6 +109,7 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
                 replace: request.engine.configures_interface,
             };
             let handover = namespace_child::spawn(&helper, &target, &child)?;
+            still_there(&target, &request.interface)?;
             if let Some(forwarder) = &mut forwarder {
                 // The addresses of a bare interface are somebody else's to know.
                 let own = (!bare).then_some(&plan);
@@ -189,6 +192,20 @@ fn open(target: Target, interface: &InterfaceName) -> Result<OpenTarget, StartEr
     let named = target.to_string();
     let interface = interface.clone();
     target.open().map_err(|source| StartError::Target { interface, target: named, source })
+}
+
+/// A process that ended meanwhile has left an interface that nobody sees: its namespace was held by us.
+fn still_there(target: &OpenTarget, interface: &InterfaceName) -> Result<(), StartError> {
+    let ended = target.process().map(PidFd::has_ended).transpose()?.unwrap_or_default();
+    match target.target() {
+        Target::Pid(pid) if ended => Err(NamespaceError::Gone { pid: *pid }),
+        Target::Pid(_) | Target::Path { .. } | Target::Current => Ok(()),
+    }
+    .map_err(|gone| StartError::Target {
+        interface: interface.clone(),
+        target: target.target().to_string(),
+        source: gone.into(),
+    })
 }
 
 fn recorded(target: &Target) -> RecordedTarget {

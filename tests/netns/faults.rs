@@ -17,9 +17,7 @@ use super::sandbox::{Namespace, wait_for};
 #[test]
 fn a_helper_that_is_killed_at_any_system_call_leaves_nothing_behind() {
     if !is_installed("strace") {
-        assert!(!super::is_required("strace"), "strace(1) is required here");
-        eprintln!("skipped: strace(1) is not installed");
-        return;
+        return super::skip("strace", "strace(1) is not installed");
     }
     let namespace = Namespace::new();
     let directory = tempfile::tempdir().expect("a directory");
@@ -74,8 +72,9 @@ fn a_target_that_dies_before_it_is_joined_gets_no_interface() {
     let mut namespace = Namespace::new();
     let target = Target::Pid(namespace.pid()).open().expect("the holder lives");
     namespace.kill();
-    // Its namespace is held by us: what is made there is seen by nobody and ends with us.
+    // Its namespace is held by us: what is made there is seen by nobody and ends with us. `attach` looks again then.
     let made = spawn(&super::sandbox::helper(), &target, &request("wg0", &[], &[])).expect("a namespace");
+    assert_eq!(target.process().expect("named by pid").has_ended(), Ok(true));
     drop(made);
     let pid = namespace.pid();
     let error = Target::Pid(pid).open().expect_err("gone");
@@ -85,20 +84,66 @@ fn a_target_that_dies_before_it_is_joined_gets_no_interface() {
 
 #[test]
 fn a_process_of_another_user_is_refused_for_lack_of_permission() {
-    if nix::unistd::geteuid().is_root() {
-        return;
-    }
-    let error = Target::Pid(1).open().expect_err("refused");
-    assert_eq!(chain(&error), "cannot open `/proc/1/ns/net`: Permission denied (os error 13)");
-    assert_eq!(error.class().exit_code(), 5);
+    // Root becomes nobody before a process of root's; anybody else is refused the machine's first process.
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("our directory");
+    let runtime = directory.path().join("runtime");
+    fs::create_dir(&runtime).expect("a directory");
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("our directory");
+    let (mut command, pid) = if nix::unistd::geteuid().is_root() {
+        let program = directory.path().join("wg4netns");
+        fs::copy(env!("CARGO_BIN_EXE_wg4netns"), &program).expect("a copy that everybody may run");
+        std::os::unix::fs::chown(&runtime, Some(65534), None).expect("root may");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+        (command, std::process::id())
+    } else {
+        (Command::new(env!("CARGO_BIN_EXE_wg4netns")), 1)
+    };
+    let output = command
+        .args(["--netns-pid", &pid.to_string(), "--uapi-dir"])
+        .arg(&runtime)
+        .output()
+        .expect("setpriv(1), wg4netns");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        format!(
+            "wg4netns: cannot create `wg0` in the network namespace of pid {pid}: cannot open `/proc/{pid}/ns/net`: \
+             Permission denied (os error 13)\nhint: run wg4netns as the user whose process it is\n"
+        )
+    );
+    assert_eq!(output.status.code(), Some(5));
+}
+
+#[test]
+fn a_thread_and_a_zombie_are_refused_as_what_they_are() {
+    let (say, heard) = std::sync::mpsc::channel();
+    let (end, until) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        say.send(nix::unistd::gettid().as_raw().unsigned_abs()).expect("the test listens");
+        until.recv().ok();
+    });
+    let tid = heard.recv().expect("the thread says it");
+    let error = Target::Pid(tid).open().expect_err("refused");
+    drop(end);
+    thread.join().expect("no panic");
+    assert_eq!((chain(&error), error.class().exit_code()), (format!("{tid} is a thread, not a process"), 4));
+
+    let mut child = Command::new("true").spawn().expect("true(1)");
+    let pid = child.id();
+    let stat = format!("/proc/{pid}/stat");
+    wait_for("the zombie", || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z ")));
+    let error = Target::Pid(pid).open().expect_err("refused");
+    child.wait().expect("our child");
+    let wanted = format!("process {pid} has ended (it is a zombie)");
+    assert_eq!((chain(&error), error.class().exit_code()), (wanted, 4));
 }
 
 #[test]
 fn a_kernel_thread_is_refused_as_what_it_is() {
     // The first one has the number 2, where the machine's own process table is visible.
-    let Ok(name) = fs::read_to_string("/proc/2/comm") else { return };
-    if name != "kthreadd\n" {
-        return;
+    if fs::read_to_string("/proc/2/comm").ok().as_deref() != Some("kthreadd\n") {
+        return super::skip("kernel-threads", "they are not seen from this process namespace");
     }
     let error = Target::Pid(2).open().expect_err("refused");
     assert_eq!((chain(&error).as_str(), error.class().exit_code()), ("process 2 is a kernel thread", 4));
