@@ -77,7 +77,7 @@ pub(super) struct InterfaceArgs {
     /// Name of this tunnel for `ls`, `status` and `stop` (default: the configuration's name)
     #[arg(long, short, value_name = "NAME")]
     pub(super) name: Option<InstanceName>,
-    /// Largest packet on the interface, in bytes (default: the configuration's, else what the way to the peer allows)
+    /// Largest packet on the interface, in bytes (default: the configuration's, else what the way to the peer leaves: 1420 of 1500)
     #[arg(long, value_name = "BYTES")]
     pub(super) mtu: Option<Mtu>,
     /// Directory of the socket that `wg` talks to (default: $XDG_RUNTIME_DIR/wireguard)

@@ -120,7 +120,7 @@ pub struct AttachRequest {
     pub interface: InterfaceName,
     /// Absent: chosen from the configuration's name; only a given one may fail as taken.
     pub name: Option<InstanceName>,
-    /// Absent: as the configuration says, else computed.
+    /// Absent: as the configuration says, else what the way to the peer leaves.
     pub mtu: Option<Mtu>,
     /// Directory of the configuration socket; absent: the user's.
     pub uapi_dir: Option<PathBuf>,
@@ -168,7 +168,7 @@ pub struct RunRequest {
     pub interface: InterfaceName,
     /// Absent: chosen from the configuration's name.
     pub name: Option<InstanceName>,
-    /// Absent: as the configuration says, else computed.
+    /// Absent: as the configuration says, else what the way to the peer leaves.
     pub mtu: Option<Mtu>,
     /// Directory of the configuration socket; absent: the user's.
     pub uapi_dir: Option<PathBuf>,

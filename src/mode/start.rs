@@ -4,12 +4,13 @@
 //! and changes nothing. The sandbox closes last, just before the first thread.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::request::DnsOptions;
 use crate::config::{Config, EndpointName, NetworkPlan};
@@ -41,13 +42,20 @@ use crate::driver::udp::UdpPort;
 use crate::key::PublicKey;
 use crate::sys::netlink::{LinkState, RtnetlinkSockets};
 use crate::sys::os_error::OsError;
+use crate::sys::path_mtu::path_mtu;
 use crate::sys::sandbox::{self, MissingLayer, Policy, Role, Sandbox};
 use crate::sys::secret_memory;
 use crate::sys::tun::{self, TunError};
 use crate::wireguard::{Device, TooManyPeers};
 
-/// The interface's MTU when nobody says: what is left of 1500 after IPv6, UDP and WireGuard headers (wg-quick(8)).
+/// The interface's MTU when nobody says and no way to a peer is known: what is left of 1500 (wg-quick(8)).
 pub(super) const DEFAULT_MTU: u32 = 1420;
+
+/// What IPv6, UDP and WireGuard headers take of an outer packet (wg-quick(8)).
+const OUTER_HEADERS: u32 = 80;
+
+/// Below this the kernel switches IPv6 off on the interface; longer outer packets are then sent in fragments.
+const MIN_MTU: u32 = 1280;
 
 /// Why a tunnel did not start, or did not last.
 #[derive(Debug, thiserror::Error)]
@@ -341,11 +349,22 @@ pub(super) fn make_device(config: Option<&Config>, udp: &UdpPort) -> Result<Devi
 /// What the interface shall carry.
 pub(super) fn network_plan(config: Option<&Config>, mtu: Option<Mtu>, routes: bool) -> NetworkPlan {
     let mut plan = config.map(Config::network_plan).unwrap_or_default();
-    plan.mtu = mtu.map(Mtu::bytes).or(plan.mtu).or(Some(DEFAULT_MTU));
+    plan.mtu = mtu.map(Mtu::bytes).or(plan.mtu).or_else(|| Some(mtu_to_peers(config, path_mtu)));
     if !routes {
         plan.routes.clear();
     }
     plan
+}
+
+/// What the narrowest way to a peer leaves, as far as the routes tell now. A name's way is not known yet, and one over
+/// loopback says nothing: there stands a relay, and the way begins behind it.
+fn mtu_to_peers(config: Option<&Config>, path_mtu: impl Fn(SocketAddr) -> Result<u32, OsError>) -> u32 {
+    let endpoints = config.into_iter().flat_map(|config| &config.peers).filter_map(|peer| {
+        let address = peer.endpoint.as_ref()?.address()?;
+        (!address.ip().is_loopback()).then_some(address)
+    });
+    let ways = endpoints.filter_map(|endpoint| path_mtu(endpoint).ok());
+    ways.min().map_or(DEFAULT_MTU, |way| way.saturating_sub(OUTER_HEADERS).max(MIN_MTU))
 }
 
 /// The resolv.conf of a target: the configuration's servers and domains, or those given instead; never the host's.
@@ -461,6 +480,7 @@ pub(super) fn assemble(
 ) -> Assembly {
     let Foundation { instance, listener, socket, udp } = foundation;
     let Interface { link, link_shutdown, state, rtnetlink } = interface;
+    debug!(port = udp.local_port(), interface = state.name, mtu = state.mtu, "set up");
     let parts = TunnelParts {
         name: instance.name().to_string(),
         device,
@@ -528,4 +548,37 @@ pub(super) fn end_of(end: TunnelEnd) -> Result<(), StartError> {
 pub(super) fn log_established(established: &Established) {
     let Established { peer, took } = established;
     info!(%peer, ?took, "a peer has answered");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mtu_is_what_the_narrowest_way_to_a_peer_leaves() {
+        let config = |endpoints: &[&str]| {
+            let key = "cAqyFQvIVaSMmLxVKpkKCwWT+TU/fIRUNjQh+2UCAGA=";
+            let mut text = format!("[Interface]\nPrivateKey = {key}\n");
+            for (index, endpoint) in endpoints.iter().enumerate() {
+                let public = PublicKey::from_bytes([u8::try_from(index).unwrap() + 1; 32]).to_base64();
+                text.push_str(&format!("[Peer]\nPublicKey = {public}\nEndpoint = {endpoint}\n"));
+            }
+            Config::parse(&text, "wg0.conf").unwrap()
+        };
+        let way = |to: SocketAddr| match to.port() {
+            0..1000 => Err(nix::errno::Errno::ENETUNREACH.into()),
+            port => Ok(u32::from(port)),
+        };
+        for (endpoints, wanted) in [
+            (&[][..], 1420),
+            (&["192.0.2.1:1500"], 1420),
+            (&["192.0.2.1:9000"], 8920),
+            (&["[2001:db8::1]:1492", "192.0.2.1:9000", "192.0.2.2:1"], 1412),
+            (&["192.0.2.1:1300"], 1280),
+            (&["192.0.2.1:1"], 1420),
+            (&["127.0.0.1:65000", "a.example:9000"], 1420),
+        ] {
+            assert_eq!(mtu_to_peers(Some(&config(endpoints)), way), wanted, "{endpoints:?}");
+        }
+    }
 }

@@ -18,6 +18,7 @@ pub mod netlink;
 pub mod null_device;
 pub mod os_error;
 pub mod packet_socket;
+pub mod path_mtu;
 pub mod pidfd;
 pub mod sandbox;
 pub mod seccomp;
