@@ -20,7 +20,10 @@ pub(super) fn part(arguments: &[OsString]) -> u8 {
     let exits = Exits::ByBlame;
     if first == Some(demo_peer::ARGUMENT) {
         let options = DemoPeerOptions { exit_with_parent: true, ..DemoPeerOptions::default() };
-        return demo_peer::run(&options).map_or_else(|error| exits.fail(&error), |()| 0);
+        let log =
+            arguments.get(1).and_then(|log| log.to_str()).and_then(|log| serde_json::from_str(log).ok());
+        let Some(log) = log else { return FailureClass::Usage.exit_code() };
+        return demo_peer::run(&options, log).map_or_else(|error| exits.fail(&error), |()| 0);
     }
     let ended = if first == Some(FAR_ARGUMENT) {
         demo_inside::be_far(&mut io::stdout(), &mut io::stdin())
@@ -44,7 +47,7 @@ pub(super) fn part(arguments: &[OsString]) -> u8 {
 pub(super) fn demo(request: &DemoRequest) -> u8 {
     let exits = Exits::ByBlame;
     match &request.peer {
-        Some(options) => demo_peer::run(options).map_or_else(|error| exits.fail(&error), |()| 0),
-        None => demo::run(&mut io::stdout()).unwrap_or_else(|error| exits.fail(&error)),
+        Some(options) => demo_peer::run(options, request.log).map_or_else(|error| exits.fail(&error), |()| 0),
+        None => demo::run(&mut io::stdout(), request.log).unwrap_or_else(|error| exits.fail(&error)),
     }
 }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -40,7 +41,7 @@ pub const JOURNAL_IDENTIFIER: &str = "wg4netns";
 const MAX_LOG_FILE: u64 = 4 << 20;
 
 /// How and how much to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogOptions {
     /// How lines look on standard error and in a file.
     pub format: LogFormat,
@@ -49,7 +50,7 @@ pub struct LogOptions {
 }
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -58,7 +59,7 @@ pub enum LogFormat {
 }
 
 /// The least important line that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogLevel {
     /// Nothing at all (`LOG_LEVEL=silent` of the wireguard-go face).
     Silent,

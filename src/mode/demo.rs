@@ -28,6 +28,7 @@ use super::demo_peer::{self, NAME};
 use crate::crypto::{Entropy, SystemEntropy};
 use crate::driver::command::TunnelReport;
 use crate::driver::failure::{Failure, FailureClass};
+use crate::driver::logging::{LogFormat, LogLevel, LogOptions};
 use crate::key::{KEY_LEN, PrivateKey};
 use crate::sys::clock::boot_nanos;
 
@@ -115,15 +116,18 @@ const TUNNEL: &str = "the demo's tunnel";
 
 /// Plays the show on `output`; the exit code if a part has failed and said why, else 0.
 ///
+/// `log` is for its parts: what they say beyond errors stays away unless it is asked for.
+///
 /// # Errors
 /// See [`DemoError`].
-pub fn run(output: &mut dyn Write) -> Result<u8, DemoError> {
+pub fn run(output: &mut dyn Write, log: LogOptions) -> Result<u8, DemoError> {
     let end = boot_nanos() + u64::try_from(LONGEST_SHOW.as_nanos()).unwrap_or(u64::MAX);
     let mut show = Show { output };
     let directory = Directory::create()?;
     let mut canary = Canary::listen().map_err(DemoError::Canary)?;
 
-    let mut peer = Part::spawn(PEER, &[demo_peer::ARGUMENT], None, Stdio::null(), end)?;
+    let peer_log = serde_json::to_string(&log).map_err(|_| DemoError::Unexpected { what: PEER })?;
+    let mut peer = Part::spawn(PEER, &[demo_peer::ARGUMENT, &peer_log], None, Stdio::null(), end)?;
     let config = Zeroizing::new(peer.rest()?);
     let Some(endpoint) = value_of(&config, "Endpoint") else {
         return Ok(peer.exit_code()); // its own words are on standard error
@@ -133,7 +137,7 @@ pub fn run(output: &mut dyn Write) -> Result<u8, DemoError> {
 
     let (far_config, far_peer) = own_pair(&config)?;
     let far_name = format!("demo-{}b", std::process::id());
-    let far = Part::run(FAR, &far_name, &directory, &far_config, &[FAR_ARGUMENT], end)?;
+    let far = Part::run(FAR, &far_name, &directory, &far_config, &[FAR_ARGUMENT], log, end)?;
     if far.line()? != "ready" {
         return Err(DemoError::Unexpected { what: FAR });
     }
@@ -144,7 +148,7 @@ pub fn run(output: &mut dyn Write) -> Result<u8, DemoError> {
     let name = format!("demo-{}", std::process::id());
     let config = Zeroizing::new(format!("{}{far_peer}Endpoint = 127.0.0.1:{port}\n", *config));
     let begun = boot_nanos();
-    let mut tunnel = Part::run(TUNNEL, &name, &directory, &config, &[CLIENT_ARGUMENT, &plan], end)?;
+    let mut tunnel = Part::run(TUNNEL, &name, &directory, &config, &[CLIENT_ARGUMENT, &plan], log, end)?;
 
     loop {
         match tunnel.finding()? {
@@ -330,10 +334,21 @@ impl Part {
         directory: &Directory,
         config: &str,
         inside: &[&str],
+        log: LogOptions,
         end: u64,
     ) -> Result<Self, DemoError> {
         let directory = directory.path().to_string_lossy();
-        let flags = ["run", "--config-env", CONFIG_VARIABLE, "--name", name, "--uapi-dir", &directory, "-qq"];
+        let level = match log.level {
+            LogLevel::Trace => "-vv",
+            LogLevel::Debug => "-v",
+            LogLevel::Info | LogLevel::Warn | LogLevel::Error | LogLevel::Silent => "-qq",
+        };
+        let format = match log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let flags = ["run", "--config-env", CONFIG_VARIABLE, "--name", name, "--uapi-dir", &directory];
+        let flags = [&flags[..], &[level, "--log-format", format]].concat();
         let arguments = [&flags[..], &["--", THIS_PROGRAM], inside].concat();
         Self::spawn(what, &arguments, Some(config), Stdio::piped(), end)
     }

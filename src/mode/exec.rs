@@ -1,9 +1,12 @@
 //! `exec`: a command in the namespaces of a tunnel that runs. (wiring)
 
+use tracing::debug;
+
 use super::request::ExecRequest;
 use super::run::command_or_shell;
 use super::start::StartError;
 use crate::driver::instance::{self, RecordedTarget};
+use crate::driver::logging::{self, LogDestination};
 use crate::driver::run_child::exec_into;
 use crate::driver::target::{OpenTarget, Target};
 use crate::sys::caller::CallerState;
@@ -12,6 +15,9 @@ use crate::sys::caller::CallerState;
 #[must_use]
 pub fn run(request: ExecRequest) -> StartError {
     let caller = CallerState::capture();
+    if let Err(error) = logging::start(request.log, &LogDestination::Stderr) {
+        return error.into();
+    }
     match open(&request) {
         Ok(mut target) => exec_into(&mut target, &caller, &command_or_shell(request.command)).into(),
         Err(error) => error,
@@ -22,6 +28,7 @@ pub fn run(request: ExecRequest) -> StartError {
 fn open(request: &ExecRequest) -> Result<OpenTarget, StartError> {
     let (target, started) = target_of(request)?;
     let named = target.to_string();
+    debug!(name = %request.name, target = named, "entering the namespace");
     let failed = |source| StartError::Enter { name: request.name.clone(), target: named, source };
     let opened = target.open().map_err(failed)?;
     match started {

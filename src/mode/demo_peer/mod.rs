@@ -26,9 +26,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::sockopt;
 use nix::unistd::{getegid, geteuid, getppid};
+use tracing::info;
 
 use crate::crypto::{Entropy, SystemEntropy};
 use crate::driver::failure::{Failure, FailureClass};
+use crate::driver::logging::{self, LogDestination, LogError, LogOptions};
 use crate::key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
 use crate::mode::request::DemoPeerOptions;
 use crate::packet::batch::VNET_HEADER_LEN;
@@ -123,6 +125,9 @@ pub enum PeerError {
         /// What the system said.
         source: io::Error,
     },
+    /// Logging was started before.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The tunnel's descriptors cannot be waited for any more.
     #[error("the peer's tunnel has broken down")]
     Broken(#[source] io::Error),
@@ -138,6 +143,7 @@ impl Failure for PeerError {
             | Self::LinkGone
             | Self::Service(_)
             | Self::Signals(_)
+            | Self::Log(_)
             | Self::Config { .. }
             | Self::Broken(_) => FailureClass::General,
         }
@@ -155,7 +161,8 @@ struct Invited {
 ///
 /// # Errors
 /// See [`PeerError`].
-pub fn run(options: &DemoPeerOptions) -> Result<(), PeerError> {
+pub fn run(options: &DemoPeerOptions, log: LogOptions) -> Result<(), PeerError> {
+    logging::start(log, &LogDestination::Stderr)?;
     let signals = block_signals().map_err(PeerError::Signals)?;
     let listening = |source| PeerError::Listen { address: options.listen, source };
     let socket = UdpSocket::bind(options.listen).map_err(listening)?;
@@ -178,6 +185,7 @@ pub fn run(options: &DemoPeerOptions) -> Result<(), PeerError> {
     let text = configurations(&key.public_key(), &invited, endpoint);
     drop(invited); // the private keys of the clients are theirs alone from here on
     hand_out(&text, options)?;
+    info!(%endpoint, clients = clients.len(), "listening");
     pump(&mut Engine::new(&key, &clients, MTU.into()), &tun, &socket, &signals).map_err(PeerError::Broken)
 }
 
