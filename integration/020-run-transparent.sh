@@ -10,7 +10,7 @@ in_world "$@"
 need tun wg script
 peer_world
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
-run() { "$WG4NETNS" run -q --no-wait --config "$W/wg0.conf" -- "$@"; }
+run() { "$WG4NETNS" run -qq --no-wait --config "$W/wg0.conf" -- "$@"; }
 # same WHAT CMD…: prints the same with and without us.
 same() {
   local what=$1 direct inside; shift
@@ -35,6 +35,16 @@ same "user and groups" id
 same "no new privileges, nice, oom" sh -c 'grep NoNewPrivs /proc/self/status; nice; cat /proc/self/oom_score_adj'
 same "arguments" printf '%s|' '' 'a b' "c'd" -- --help
 same "session and group leadership" sh -c 'ps -o tty= -p $$'
+
+step "what people wonder about is said once, before the command, and -qq keeps it away"
+our_conf "$W/nodns.conf"
+capture "$WG4NETNS" run --no-wait --config "$W/nodns.conf" -- sh -c 'echo command >&2'
+assert_eq "stderr" "wg4netns: warning: only 10.6.0.0/24, fd06::/64 is reachable inside, by design
+wg4netns: warning: no DNS=: names will not resolve; use --dns
+command" "$ERR"
+our_conf "$W/all.conf" "DNS = 10.6.0.2" -- "AllowedIPs = 0.0.0.0/0, ::/0"
+capture "$WG4NETNS" run --no-wait --config "$W/all.conf" -- true
+assert_eq "nothing to wonder about" "" "$ERR"
 
 step "stdin, stdout, stderr"
 assert_eq "stdin" hello "$(echo hello | run cat)"
@@ -67,7 +77,7 @@ assert_nothing_left
 
 step "the terminal: a tty, its size, its keys, and stopping"
 typed() { script -qec "$1" /dev/null </dev/null | tr -d '\r'; }
-line="'$WG4NETNS' run -q --no-wait --config '$W/wg0.conf' --"
+line="'$WG4NETNS' run -qq --no-wait --config '$W/wg0.conf' --"
 assert_eq "a terminal" "yes" "$(typed "$line sh -c 'test -t 0 && test -t 1 && test -t 2 && echo yes'")"
 assert_eq "/dev/tty" "yes" "$(typed "$line sh -c ': </dev/tty && echo yes'")"
 assert_eq "foreground" "yes" "$(typed "$line sh -c 'read -r _ _ _ _ group _ _ front _ </proc/self/stat; test \$group = \$front && echo yes'")"

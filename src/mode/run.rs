@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
@@ -184,13 +185,21 @@ fn signal_number(signal: Signal) -> u8 {
 fn warn_once(plan: &NetworkPlan, resolv_conf: &str) {
     let default = plan.routes.iter().any(|route| route.prefix_len() == 0);
     if !default {
-        let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();
-        let reachable =
-            if routes.is_empty() { "nothing".to_owned() } else { format!("only {}", routes.join(", ")) };
-        info!("{reachable} is reachable inside, by design");
+        warn!("{} is reachable inside, by design", reachable(&plan.routes));
     }
     if !resolv_conf.contains("nameserver") {
         warn!("no DNS=: names will not resolve; use --dns");
+    }
+}
+
+/// A long list says no more than a short one.
+fn reachable(routes: &[IpNet]) -> String {
+    const NAMED: usize = 8;
+    let named: Vec<String> = routes.iter().take(NAMED).map(ToString::to_string).collect();
+    match (named.join(", "), routes.len().saturating_sub(NAMED)) {
+        (_, 0) if routes.is_empty() => "nothing".to_owned(),
+        (named, 0) => format!("only {named}"),
+        (named, more) => format!("only {named} and {more} more"),
     }
 }
 
@@ -200,5 +209,18 @@ pub(super) fn command_or_shell(command: Vec<OsString>) -> Vec<OsString> {
         vec![std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into())]
     } else {
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reachable_is_named_as_long_as_that_helps() {
+        let routes: Vec<IpNet> = (0..10).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect();
+        assert_eq!(reachable(&[]), "nothing");
+        assert_eq!(reachable(&routes[..2]), "only 10.0.0.0/16, 10.1.0.0/16");
+        assert!(reachable(&routes).ends_with(", 10.7.0.0/16 and 2 more"), "{}", reachable(&routes));
     }
 }
