@@ -11,7 +11,8 @@ need tun wg wireguard-go
 peer_world
 start_wireguard_go_peer
 start_target
-our_conf "$W/wg0.conf"
+# The last two are not connected by an address: only a route leads there.
+our_conf "$W/wg0.conf" -- "AllowedIPs = 10.6.0.0/24, fd06::/64, 10.66.0.0/16, fd66::/64"
 
 step "attach, and the very first packet is answered"
 attach
@@ -23,8 +24,8 @@ addresses=$(in_target ip -o addr show wg0)
 assert_has "IPv4 address" "inet 10.6.0.1/24" "$addresses"
 assert_has "IPv6 address" "inet6 fd06::1/64" "$addresses"
 assert_has "MTU and state" "mtu 1420" "$(in_target ip link show wg0)"
-assert_has "routes" "10.6.0.0/24 dev wg0" "$(in_target ip route)"
-assert_has "IPv6 routes" "fd06::/64 dev wg0" "$(in_target ip -6 route)"
+assert_has "routes" "10.66.0.0/16 dev wg0 proto static" "$(in_target ip route)"
+assert_has "IPv6 routes" "fd66::/64 dev wg0 proto static" "$(in_target ip -6 route)"
 assert_has "loopback is up" "LOOPBACK,UP" "$(in_target ip link show lo)"
 not ip link show wg0 2>/dev/null || fail "wg0 is on the host"
 
@@ -73,7 +74,9 @@ in_target ip link del other0
 step "--no-routes, --mtu, --interface, --name"
 ours named --netns-pid "$TARGET" --config "$W/wg0.conf" --no-routes --mtu 1380 --interface tun7 --name named
 assert_has "MTU" "mtu 1380" "$(in_target ip link show tun7)"
-assert_lacks "no route over AllowedIPs" "fd06::/64 dev tun7 metric 1024" "$(in_target ip -6 route)"
+assert_has "the connected prefix" "10.6.0.0/24 dev tun7" "$(in_target ip route)"
+assert_lacks "no route over AllowedIPs" 10.66 "$(in_target ip route)"
+assert_lacks "no IPv6 route over AllowedIPs" fd66 "$(in_target ip -6 route)"
 test -S "$(uapi_dir)/named.sock" || fail "the socket is not named after --name"
 kill "$OURS"; wait_for "the end" 1 gone "$OURS"
 assert_nothing_left

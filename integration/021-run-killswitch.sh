@@ -136,5 +136,6 @@ start victim "$WG4NETNS" run --name victim --config "$W/dns.conf" -- sh -c 'curl
 wait_for "the victim" 15 grep -q ready "$W/victim.log"
 assert_has "it had a network" "the page" "$(cat "$W/victim.log")"
 : >"$W/go"; kill -9 "$STARTED"
-sleep 3
+wait_for "the hostile program to come to its end" 90 grep -qx survived "$W/victim.log"
+assert_lacks "the hostile program without a tunnel" LEAK "$(cat "$W/victim.log")"
 assert_canaries_silent

@@ -18,7 +18,10 @@ step "on stderr, and CMD's status stays"
 capture "$WG4NETNS" run --config "$W/wg0.conf" --report -- bash -c "$cmd"
 assert_status 4
 assert_has "the refusals" "12 packets to 8.8.8.8:53" "$ERR"
-assert_matches "the handshake" "handshake" "$ERR"
+assert_matches "the handshake" '  handshake: [0-9]+(\.[0-9]+)? ms' "$ERR"
+# A handshake is 148 bytes out and 92 back; a ping is 128 of each, and there was at least one.
+sent=$(sed -n 's/^  sent: \([0-9]*\) bytes$/\1/p' <<<"$ERR"); received=$(sed -n 's/^  received: \([0-9]*\) bytes$/\1/p' <<<"$ERR")
+[ "${sent:-0}" -ge 276 ] && [ "${received:-0}" -ge 220 ] || fail "bytes: $sent sent, $received received"
 assert_eq "stdout is CMD's" "" "$OUT"
 
 step "what is refused is told to whoever sent it"
@@ -30,7 +33,8 @@ step "to a file"
 capture "$WG4NETNS" run --config "$W/wg0.conf" --report="$W/report" -- bash -c "$cmd"
 assert_status 4
 assert_has "the refusals" "12 packets to 8.8.8.8:53" "$(cat "$W/report")"
-assert_matches "bytes" "[0-9]" "$(cat "$W/report")"
+assert_matches "bytes" 'sent: [0-9]+ bytes' "$(cat "$W/report")"
+assert_matches "handshake" 'handshake: [0-9]+(\.[0-9]+)? ms' "$(cat "$W/report")"
 
 step "Markdown, added to what is there, when the file is the job's summary"
 echo '# before' >"$W/summary"

@@ -39,8 +39,13 @@ capture "$WG4NETNS" show wg0
 assert_lacks "no stacked errors" "Error:" "$ERR"
 
 step "a run whose parent is killed: the command's network is gone"
-start run "$WG4NETNS" run --name r --config "$W/wg0.conf" -- sh -c 'echo up; trap "" TERM; while :; do ping -c 1 -W 1 10.6.0.2 >/dev/null && echo answer || echo silence; sleep 0.1; done'
+start run "$WG4NETNS" run --name r --config "$W/wg0.conf" -- sh -c 'trap "" TERM; while :; do ping -c 1 -W 1 10.6.0.2 >/dev/null 2>&1 && echo answer || echo silence; ip link show wg0 >/dev/null 2>&1 && echo link || echo no link; sleep 0.1; done'
 wait_for "an answer" 15 grep -q answer "$W/run.log"
 kill -9 "$STARTED"
-sleep 1
+gone_inside() { tail -n 2 "$W/run.log" | paste -sd ' ' | grep -qE '^(silence no link|no link silence)$'; }
+wait_for "the command to have no link and no answer" 5 gone_inside
+lines=$(wc -l <"$W/run.log")
+more_rounds() { [ "$(wc -l <"$W/run.log")" -ge $((lines + 10)) ]; }
+wait_for "five more rounds" 20 more_rounds
+assert_eq "answers after that" "" "$(tail -n +$((lines + 1)) "$W/run.log" | grep -x 'answer\|link' || true)"
 assert_canaries_silent
