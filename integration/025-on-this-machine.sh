@@ -12,8 +12,8 @@ no_world
 step "demo --peer stays up and prints a configuration"
 start peer "$WG4NETNS" demo --peer
 PEER=$STARTED
-wait_for "the printed configuration" 10 grep -q '^AllowedIPs' "$W/peer.log"
-sleep 0.2
+printed() { grep -q '^AllowedIPs' "$W/peer.log" && grep -q '^Endpoint' "$W/peer.log"; }
+wait_for "the printed configuration" 10 printed
 sed -n '/^\[Interface\]/,$p' "$W/peer.log" >"$W/wg0.conf"; chmod 600 "$W/wg0.conf"
 assert_has "it speaks over loopback" "Endpoint = 127.0.0.1:" "$(cat "$W/wg0.conf")"
 inside=$(sed -n 's/^DNS *= *//p' "$W/wg0.conf") # the peer's own address
@@ -34,6 +34,21 @@ jq -e .healthy >/dev/null <<<"$OUT" || { said; fail "status --json says it is no
 capture "$WG4NETNS" stop here
 assert_status 0
 wait_for "the end" 1 gone "$OURS"
+
+step "in the background: logs shows what it says, and follows"
+capture "$WG4NETNS" --netns-pid "$TARGET" --name here --config "$W/wg0.conf" --wait-handshake=10 --background
+assert_status 0
+said_ready() { "$WG4NETNS" logs here | grep -q 'ready'; }
+wait_for "its log" 10 said_ready
+start follow "$WG4NETNS" logs here -f
+FOLLOW=$STARTED
+wait_for "the log so far" 10 grep -q ready "$W/follow.log"
+capture "$WG4NETNS" stop here
+assert_status 0
+wait_for "what was said since" 10 grep -q ending "$W/follow.log"
+kill "$FOLLOW" 2>/dev/null || true
+capture "$WG4NETNS" logs nobody
+[ "$STATUS" != 0 ] || fail "a log of nobody's was shown"
 
 step "nothing but the peer is left, and then nothing"
 kill "$PEER"; wait_for "the peer's end" 2 gone "$PEER"

@@ -43,6 +43,17 @@ assert_lacks "the route is gone" "10.7.0.0/24" "$(in_target ip route)"
 assert_lacks "the peer is gone" "$(pub d)" "$("$WG4NETNS" show wg0 peers)"
 assert_has "the session stayed" "$first" "$("$WG4NETNS" show wg0 latest-handshakes)"
 
+step "switch to a configuration with one peer in common: its session goes on, with another address of ours beside it"
+theirs=$(wg show wgp0 latest-handshakes)
+our_conf "$W/common.conf" "Address = 10.6.0.1/24, fd06::1/64, 10.7.0.1/24"
+printf '[Peer]\nPublicKey = %s\nAllowedIPs = 10.7.0.0/24\nEndpoint = 10.8.0.2:51820\n' "$(pub d)" >>"$W/common.conf"
+capture "$WG4NETNS" switch wg0 "$W/common.conf"
+assert_status 0
+in_target ping -c 1 -W 1 10.6.0.2 >/dev/null || fail "no answer from the peer in common"
+assert_has "the same session" "$first" "$("$WG4NETNS" show wg0 latest-handshakes)"
+assert_eq "no new handshake at the peer" "$theirs" "$(wg show wgp0 latest-handshakes)"
+in_target ping -c 1 -W 5 10.7.0.2 >/dev/null || fail "no answer from the second peer"
+
 step "switch to the other server: same interface, other address and routes"
 start pings nsenter -t "$TARGET" -U -n --preserve-credentials -- ping -i 0.2 10.7.0.2
 our_conf "$W/other.conf" "Address = 10.7.0.1/24" -- "PublicKey = $(pub d)" "AllowedIPs = 10.7.0.0/24" "Endpoint = 10.8.0.2:51820"

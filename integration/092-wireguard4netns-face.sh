@@ -3,12 +3,11 @@
 #
 #   target wg-app ── wg4netns (as wireguard4netns) :host ── h0 ═ p0 ── wireguard-go :peer
 #
-# needs: netns tun wg wireguard-go
+# needs: netns tun wg wireguard-go perl
 # timeout: 60
 . "$(dirname "$0")/lib.sh"
 in_world "$@"
-need tun wg wireguard-go
-command -v python3 >/dev/null || PYTHON=none
+need tun wg wireguard-go perl
 peer_world
 start_wireguard_go_peer
 mkdir -m 700 "$W/bin" "$W/run"; ln -s "$WG4NETNS" "$W/bin/wireguard4netns"; ln -s "$WG4NETNS" "$W/bin/wireguard-go"
@@ -43,24 +42,21 @@ assert_status 2
 capture "$W/bin/wireguard4netns" --tmpdir "$W/run" 999999999 wg-app "$W/wg0.conf"
 assert_status 4
 
-if [ "${PYTHON-}" = none ]; then note "skipped: no python3 to make descriptors with"; exit 0; fi
 step "a TUN and a listening socket that somebody else made"
 mkdir -p /run/wireguard
-cat >"$W/hand-over.py" <<'PYTHON'
-import fcntl, os, socket, struct, subprocess, sys
-tun = os.open("/dev/net/tun", os.O_RDWR)
-IFF_TUN, IFF_NO_PI, TUNSETIFF = 1, 0x1000, 0x400454CA
-fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"wgf0", IFF_TUN | IFF_NO_PI))
-listener = socket.socket(socket.AF_UNIX)
-os.umask(0o77)
-listener.bind("/run/wireguard/wgf0.sock")
-listener.listen(5)
-for fd in (tun, listener.fileno()):
-    os.set_inheritable(fd, True)
-environment = dict(os.environ, WG_TUN_FD=str(tun), WG_UAPI_FD=str(listener.fileno()))
-sys.exit(subprocess.run([sys.argv[1], "wgf0"], env=environment, close_fds=False).returncode)
-PYTHON
-python3 "$W/hand-over.py" "$W/bin/wireguard-go" || fail "it did not take them over"
+cat >"$W/hand-over" <<'P'
+use Socket;
+sysopen(my $tun, "/dev/net/tun", 2) or die "open: $!";
+my $request = pack("Z16 S x22", "wgf0", 0x1001);
+ioctl($tun, 0x400454CA, $request) or die "TUNSETIFF: $!";
+umask 077;
+my $listener;
+socket($listener, AF_UNIX, SOCK_STREAM, 0) && bind($listener, sockaddr_un("/run/wireguard/wgf0.sock")) && listen($listener, 5) or die "socket: $!";
+fcntl($_, 2, 0) or die "fcntl: $!" for $tun, $listener;
+$ENV{WG_TUN_FD} = fileno $tun; $ENV{WG_UAPI_FD} = fileno $listener;
+exec { $ARGV[0] } @ARGV, "wgf0" or die "exec: $!";
+P
+perl "$W/hand-over" "$W/bin/wireguard-go" || fail "it did not take them over"
 wg set wgf0 private-key "$W/a.key" peer "$(pub b)" allowed-ips 10.6.0.0/24 endpoint 10.9.0.2:51820
 ip addr add 10.6.0.1/24 dev wgf0; ip link set wgf0 up
 ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What starting costs: medians of ten, beside wireguard4netns (Python, wireguard-go) where that is installed.
-# Asserts nothing about time: machines differ. The aims are 15 ms, 60 ms and 10 MB.
+# The aims are 15 ms, 60 ms and 10 MB; machines differ and are busy, so a median is wrong from three times that on.
 #
 #   target wg0 ── wg4netns or wireguard4netns :host ── h0 ═ p0 ── wireguard-go :peer
 #
@@ -38,6 +38,12 @@ done
 row "attach to ready, ms (aim: 15)" "$(median <"$W/attach")"
 row "run --no-wait -- true, ms (aim: 60)" "$(median <"$W/run")"
 row "resident, all processes, after a ping, MB (aim: 10)" "$(awk '{ printf "%.1f\n", $1 / 1024 }' <"$W/resident" | median)"
+
+# within AIM MEDIAN WHAT
+within() { awk -v aim="$1" -v got="$2" 'BEGIN { exit !(got > 0 && got <= 3 * aim) }' || fail "$3: $2, and the aim is $1"; }
+within 15 "$(median <"$W/attach")" "attach to ready (ms)"
+within 60 "$(median <"$W/run")" "run --no-wait -- true (ms)"
+within 10 "$(awk '{ printf "%.1f\n", $1 / 1024 }' <"$W/resident" | median)" "resident (MB)"
 
 theirs=$CACHE/bin/wireguard4netns
 if [ -x "$theirs" ]; then
