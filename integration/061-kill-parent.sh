@@ -44,8 +44,8 @@ wait_for "an answer" 15 grep -q answer "$W/run.log"
 kill -9 "$STARTED"
 gone_inside() { tail -n 2 "$W/run.log" | paste -sd ' ' | grep -qE '^(silence no link|no link silence)$'; }
 wait_for "the command to have no link and no answer" 5 gone_inside
-lines=$(wc -l <"$W/run.log")
-more_rounds() { [ "$(wc -l <"$W/run.log")" -ge $((lines + 10)) ]; }
+seen=$(wc -l <"$W/run.log")
+more_rounds() { [ "$(wc -l <"$W/run.log")" -ge $((seen + 10)) ]; }
 wait_for "five more rounds" 20 more_rounds
-assert_eq "answers after that" "" "$(tail -n +$((lines + 1)) "$W/run.log" | grep -x 'answer\|link' || true)"
+assert_eq "answers after that" "" "$(tail -n +$((seen + 1)) "$W/run.log" | grep -x 'answer\|link' || true)"
 assert_canaries_silent

@@ -104,7 +104,9 @@ fi
 
 step "A10: interface names"
 bad_name() { # NAME REASON
-  refused 2 "\`--interface$([ -z "$1" ] && echo = || echo " $1")\`: $2" '`wg4netns attach --help` lists what can be given' -- attach_to "$TARGET" --interface "$1"
+  local given="--interface $1"
+  [ -n "$1" ] || given="--interface="
+  refused 2 "\`$given\`: $2" '`wg4netns attach --help` lists what can be given' -- attach_to "$TARGET" --interface "$1"
 }
 bad_name 'sixteen-letters-' 'an interface name has at most 15 characters'
 bad_name 'a/b' "an interface name cannot contain '/'"
@@ -148,18 +150,15 @@ fi
 step "A14: user namespaces are switched off: the limit, Debian's switch, Ubuntu's AppArmor"
 refused 125 "cannot create a user namespace: No space left on device (os error 28)" '`sudo sysctl -w user.max_user_namespaces=15000`' -- \
   unshare -Ur bash -c 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$WG4NETNS" run --no-wait --config "$0" -- true' "$CONF"
-# with_switch NAME VALUE OPTION…: run on a kernel that has this switch and refuses as that kernel does. Root maps users from outside,
-# by number: printed as the user's own.
+# with_switch NAME VALUE OPTION…: run on a kernel that has this switch and refuses as that kernel does.
 with_switch() {
-  unshare -m bash -c 'mount -t tmpfs tmpfs /proc/sys/kernel && echo "$1" >"/proc/sys/kernel/$0" && shift && exec strace -f -qq -o /dev/null "$@"' "$@" \
-    "$WG4NETNS" run --no-wait --config "$CONF" -- true 2>"$W/switch.err"
-  local status=$?
-  sed 's#/proc/[0-9]*/uid_map#/proc/self/uid_map#' "$W/switch.err" >&2
-  return $status
+  unshare -m bash -c 'mount -t tmpfs tmpfs /proc/sys/kernel && echo "$1" >"/proc/sys/kernel/$0" && shift && exec unshare -U --map-user=1000 --map-group=1000 strace -f -qq -o /dev/null "$@"' "$@" \
+    "$WG4NETNS" run --no-wait --config "$CONF" -- true
 }
 refused 125 "cannot create a user namespace: Operation not permitted (os error 1)" '`sudo sysctl -w kernel.unprivileged_userns_clone=1`' -- \
   with_switch unprivileged_userns_clone 0 -e inject=unshare:error=EPERM
-# There the namespace is made, and its creator has no capability in it.
+# There the namespace is made, and its creator has no capability in it. Not as root, so that it maps
+# itself: its second write.
 refused 125 "cannot write \`/proc/self/uid_map\`: Permission denied (os error 13)" \
   '`wg4netns doctor --apparmor-profile | sudo tee /etc/apparmor.d/wg4netns && sudo apparmor_parser -r /etc/apparmor.d/wg4netns`' -- \
   with_switch apparmor_restrict_unprivileged_userns 1 -e trace=write -e inject=write:error=EACCES:when=2
