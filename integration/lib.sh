@@ -497,6 +497,9 @@ table inet canary {
     oifname "lo" accept
     oifname "h0" ip daddr 10.9.0.2 udp dport { 9, 51820 } accept
     oifname "h0" ip daddr 10.9.0.2 tcp dport 8080 accept
+    # The far end goes on to send to the port of a helper that was killed, and the host's kernel answers.
+    oifname "h0" ip daddr 10.9.0.2 icmp type destination-unreachable accept
+    oifname "h0" ip6 daddr fd09::2 icmpv6 type destination-unreachable accept
     oifname "h0" ip6 daddr fd09::2 udp dport 51820 accept
     oifname "h0" icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld2-listener-report } accept
     counter name sent
