@@ -26,7 +26,7 @@ long_fault B3d "every system call of the helper fails once: EINTR" "a line or a 
 long_fault B3e "every system call of the helper fails once: EMFILE" "a line or a way round; nothing left" helper_at_every_call 24
 long_fault B3f "every system call of the helper fails once: ENOSYS" "a line or a way round; nothing left" helper_at_every_call 38
 helper_at_every_call() { # FAULT
-  [ "$(uname -m)" = x86_64 ] || skipped "kill-at.c knows x86_64"
+  [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
   hostile_target
   try_start "$W/kill-at" KILL 0 8>"$W/calls"
   local total began started=0 ended=0 n; total=$(cat "$W/calls")
@@ -48,7 +48,7 @@ helper_at_every_call() { # FAULT
 
 fault B4 "the helper hangs (is stopped at its 20th call)" "exit 1 or 5 in 6 s" helper_hangs
 helper_hangs() {
-  [ "$(uname -m)" = x86_64 ] || skipped "kill-at.c knows x86_64"
+  [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
   hostile_target
   local began; began=$(now_ms)
   try_start "$W/kill-at" STOP 20 8>"$W/calls"
@@ -124,12 +124,33 @@ fault B7b "RLIMIT_AS 64 MB" "a line, or works" limited --as=64000000 any
 fault B7c "RLIMIT_MEMLOCK 0" "works, says that keys may be swapped" limited --memlock=0 yes
 fault B7d "RLIMIT_FSIZE 0 (stderr is a file, too)" "works or refuses; no SIGXFSZ" limited --fsize=0 quiet
 fault B7e "RLIMIT_NPROC 1" "a line, or works" limited --nproc=1 any
+long_fault B7h "RLIMIT_CPU 1 s, and work for more than that" "ends by its signal; nothing left" cpu_limit
+cpu_limit() {
+  hostile_target
+  rm -f "$W/wg0.ready"
+  start wg0 prlimit --cpu=1 "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf" --ready-fd 9 9>"$W/wg0.ready"
+  # shellcheck disable=SC2153 # of lib.sh
+  OURS=$STARTED
+  wait_for "ready" 10 ready_or_dead wg0 "$OURS"
+  start flood nsenter -t "$TARGET" -U -n --preserve-credentials -- ping -f -q -s 1300 10.6.0.2
+  wait_for "the helper's end" 60 gone "$OURS"; wait_for "no link" 2 no_link
+  kill -9 "$STARTED"; : >"$W/was-killed"
+}
 fault B7f "RLIMIT_STACK 512 kB" "works" limited --stack=524288 yes
+# own_cgroup CONTROLLER KNOB-OF-VERSION-1 KNOB-OF-VERSION-2: leaves group and knob.
+own_cgroup() {
+  for group in "/sys/fs/cgroup/$1" /sys/fs/cgroup; do
+    group+=/wg4netns-fault.$$
+    mkdir "$group" 2>/dev/null || continue
+    for knob in "$2" "$3"; do [ ! -w "$group/$knob" ] || return 0; done
+    rmdir "$group"
+  done
+  skipped "$1-cgroup" "none can be made here"
+}
 fault B7g "a memory cgroup of 16 MB, while junk rains" "lives, talks" small_cgroup
 small_cgroup() {
-  local group=/sys/fs/cgroup/memory/wg4netns-fault.$$
-  { [ "$(id -u)" = 0 ] && mkdir "$group" 2>/dev/null; } || skipped "no memory cgroup to write to"
-  echo 16777216 >"$group/memory.limit_in_bytes" || { rmdir "$group"; skipped "no memory cgroup to write to"; }
+  own_cgroup memory memory.limit_in_bytes memory.max
+  echo 16777216 >"$group/$knob" 2>/dev/null || { rmdir "$group"; skipped memory-cgroup "its limit cannot be set"; }
   fresh
   echo "$OURS" >"$group/cgroup.procs"
   on peer "$FAULTS/junk" 7 "$("$WG4NETNS" show wg0 listen-port)" >/dev/null
@@ -176,11 +197,13 @@ stopped() {
 }
 fault B9b "frozen by the freezer cgroup for 2 s" "answers ≤ 1 s" frozen
 frozen() {
-  local group=/sys/fs/cgroup/freezer/wg4netns-fault.$$
-  { [ "$(id -u)" = 0 ] && mkdir "$group" 2>/dev/null && [ -e "$group/freezer.state" ]; } || skipped "no freezer cgroup to write to"
+  local frozen=FROZEN thawed=THAWED
+  own_cgroup freezer freezer.state cgroup.freeze
+  [ "$knob" = freezer.state ] || { frozen=1; thawed=0; }
   fresh
   echo "$OURS" >"$group/cgroup.procs"
-  echo FROZEN >"$group/freezer.state"; stays "the frozen helper" 2 alive "$OURS"; echo THAWED >"$group/freezer.state"
+  echo $frozen >"$group/$knob"; stays "the frozen helper" 2 alive "$OURS"; not answer >/dev/null 2>&1 || fail "an answer came: it is not frozen"
+  echo $thawed >"$group/$knob"
   recovers 1
   kill "$OURS"; wait_for "its end" 3 gone "$OURS"
   rmdir "$group"

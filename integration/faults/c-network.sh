@@ -9,8 +9,14 @@ mend_network() {
   ip link set h0 mtu 1500 up || true; on peer ip link set p0 mtu 1500 || true
   ip addr replace 10.9.0.1/24 dev h0 || true; ip addr del 10.9.0.11/24 dev h0 || true
   ip addr replace fd09::1/64 dev h0 nodad || true; on peer ip addr replace fd09::2/64 dev p0 nodad || true
-  umount "$(realpath /etc/hosts)" || true
+  umount "$(realpath /etc/hosts)" || true; umount /etc/nsswitch.conf || true; umount /run/nscd || true; umount "$(realpath /etc/resolv.conf)" || true
+  ip link del h1 || true; on peer ip addr del 10.20.0.2/32 dev lo || true; ip route del default || true
+  ip link set wlan9 down || true; ip link set wlan9 name h0 || true; ip link set h0 up || true
+  nft delete table ip twice || true; on peer nft delete table ip twice || true
+  echo 0 >/proc/sys/net/ipv6/conf/h0/disable_ipv6 || true
 }
+# The addresses that a link loses when it goes down.
+h0_again() { ip link set h0 up; ip addr replace 10.9.0.1/24 dev h0; ip addr replace fd09::1/64 dev h0 nodad; }
 
 covered C1 "endpoints roam, names come late and change, sources vanish" 050-endpoints
 covered C1b "both ends roam" 051-roaming
@@ -91,9 +97,45 @@ slow_link() {
   tc qdisc del dev h0 root
   recovers 1
 }
+fault C2i "the default route moves to another link, the first one goes down" "answers ≤ 2 s" other_default
+other_default() {
+  ip link add h1 type veth peer name p1 netns peer
+  ip addr add 10.8.0.1/24 dev h1; ip link set h1 up
+  on peer ip addr add 10.8.0.2/24 dev p1; on peer ip link set p1 up; on peer ip addr add 10.20.0.2/32 dev lo
+  ip route add default via 10.9.0.2
+  hostile_target
+  our_conf "$W/far.conf" -- "Endpoint = 10.20.0.2:51820"
+  ours wg0 --netns-pid "$TARGET" --config "$W/far.conf" --name wg0
+  talks
+  ip link set h0 down; ip route replace default via 10.8.0.2
+  recovers 2
+  ip route del default; h0_again; ip link del h1; on peer ip addr del 10.20.0.2/32 dev lo
+}
+fault C2j "the host's interface gets another name" "answers ≤ 1 s after" other_name
+other_name() {
+  fresh
+  ip link set h0 down; ip link set h0 name wlan9; ip link set wlan9 up
+  recovers 1
+  ip link set wlan9 down; ip link set wlan9 name h0; h0_again
+  recovers 1
+}
+# only_family 4|6: the host has addresses of one family alone.
+only_family() {
+  if [ "$1" = 4 ]; then echo 1 >/proc/sys/net/ipv6/conf/h0/disable_ipv6; else ip addr del 10.9.0.1/24 dev h0; fi
+  hostile_target
+  our_conf "$W/family.conf" -- "Endpoint = $([ "$1" = 4 ] && echo 10.9.0.2 || echo '[fd09::2]'):51820"
+  ours wg0 --netns-pid "$TARGET" --config "$W/family.conf" --name wg0
+  talks; recovery "$WAITED_MS"
+  echo 0 >/proc/sys/net/ipv6/conf/h0/disable_ipv6; h0_again
+}
+fault C12a "the host has IPv4 only" "works" only_family 4
+fault C12b "the host has IPv6 only" "works" only_family 6
 fault C3 "the endpoint's name does not resolve, then does" "starts all the same, answers ≤ 35 s" late_name
+# The one who rightly asks the host's resolvers is our broker, for the endpoint: their canary is put aside while it does.
+no_nscd() { mount -t tmpfs none /run/nscd; }
 late_name() {
   hostile_target
+  no_nscd
   # A resolver that is down is one that refuses; the name is then put where it is asked first.
   cp /etc/hosts "$W/hosts"; mount --bind "$W/hosts" "$(realpath /etc/hosts)"
   our_conf "$W/named.conf" -- "Endpoint = far.test:51820" "PersistentKeepalive = 1"
@@ -101,8 +143,47 @@ late_name() {
   not answer >/dev/null 2>&1 || fail "an answer without a name"
   echo '10.9.0.2 far.test' >>"$W/hosts"
   recovers 35
-  umount "$(realpath /etc/hosts)"
+  umount "$(realpath /etc/hosts)" /run/nscd
 }
+
+# A name server on loopback that answers as told: see faults/names. The host's files are replaced for a while.
+names() { # ANSWER
+  no_nscd
+  echo "$1" >"$W/answer"; rm -f "$W/wg0.log"
+  start names "$FAULTS/names" 127.0.0.9 "$W/answer"
+  wait_for "the name server" 5 grep -q answering "$W/names.log"
+  echo 'hosts: dns' >"$W/nsswitch"; echo 'nameserver 127.0.0.9' >"$W/resolv"
+  mount --bind "$W/nsswitch" /etc/nsswitch.conf; mount --bind "$W/resolv" "$(realpath /etc/resolv.conf)"
+}
+no_names() { umount /etc/nsswitch.conf "$(realpath /etc/resolv.conf)" /run/nscd; }
+# named ANSWER 'SAID': the tunnel starts all the same, and says that; when the name gets its address it works.
+named() {
+  hostile_target
+  names "$1"
+  our_conf "$W/named.conf" -- "Endpoint = far.test:51820" "PersistentKeepalive = 1"
+  ours wg0 --netns-pid "$TARGET" --config "$W/named.conf" --name wg0
+  wait_for "a word about it" 15 grep -qE "$2" "$W/wg0.log"
+  not answer >/dev/null 2>&1 || fail "an answer without a name"
+  echo 10.9.0.2 >"$W/answer"
+  recovers 35
+  no_names
+}
+fault C3a "the endpoint's name does not exist (NXDOMAIN), then does" "starts, says so, answers ≤ 35 s" named nxdomain 'cannot resolve .*far.test'
+fault C3b "the name server fails (SERVFAIL), then does not" "starts, says so, answers ≤ 35 s" named servfail 'cannot resolve .*far.test'
+long_fault C3c "the name is said to be on loopback, then elsewhere" "warns, answers ≤ 35 s" named 127.0.0.1 'this machine|loopback'
+# named_well ANSWER SECONDS: the tunnel is ready at once and works when the answer has come.
+named_well() {
+  hostile_target
+  names "$1"
+  our_conf "$W/named.conf" -- "Endpoint = far.test:51820" "PersistentKeepalive = 1"
+  local begin; begin=$(now_ms)
+  ours wg0 --netns-pid "$TARGET" --config "$W/named.conf" --name wg0
+  [ $(($(now_ms) - begin)) -le 1500 ] || fail "a slow answer kept the tunnel from starting"
+  recovers "$2"
+  no_names
+}
+fault C3d "the name has an IPv6 address only" "works" named_well fd09::2 10
+fault C3e "the name server takes three seconds" "ready at once, answers ≤ 10 s" named_well 'slow 10.9.0.2' 10
 
 # --- the wire: a seeded relay between us and the peer --------------------------------------------------------------
 
@@ -131,6 +212,16 @@ fault C5e "a wire that flips a bit in 2 %" "TCP whole" wire corrupt=2
 fault C5f "a wire of 100 ms each way" "TCP whole" wire delay=100
 fault C5g "a wire that loses bursts of 20" "TCP whole" wire burst=20
 fault C5h "a wire that does all of it" "TCP whole" wire loss=1 dup=5 reorder=10 corrupt=1 delay=10
+fault C5i "the kernels deliver every datagram twice (nft dup)" "no packet comes twice" twice
+twice() {
+  hostile_target
+  nft -f - <<<'table ip twice { chain out { type filter hook output priority 0; udp dport 51820 dup to 10.9.0.2 device "h0"; }; }'
+  on peer nft -f - <<<'table ip twice { chain out { type filter hook output priority 0; udp sport 51820 dup to 10.9.0.1 device "p0"; }; }'
+  attach; talks
+  local said; said=$(in_target ping -c 50 -i 0.01 -W 1 10.6.0.2) || fail "packets are lost"
+  assert_lacks "answers" "DUP!" "$said"; assert_has "answers" " 0% packet loss" "$said"
+  on peer nft list table ip twice >/dev/null; nft delete table ip twice; on peer nft delete table ip twice
+}
 fault C6a "a black hole for datagrams over 1320 bytes, an MTU to match" "full packets pass" black_hole
 black_hole() {
   hostile_target
@@ -141,7 +232,7 @@ black_hole() {
   talks
   in_target ping -c 3 -i 0.05 -s 1252 -W 1 10.6.0.2 >/dev/null || fail "packets of the MTU are lost"
 }
-# narrow MTU: the way out is narrower than a datagram of a full packet; it is fragmented, and goodput does not collapse.
+# narrow MTU BYTES: the way out is narrower than a datagram of a full packet; it is fragmented, and goodput does not collapse.
 narrow() {
   fresh
   ip link set h0 mtu "$1"; on peer ip link set p0 mtu "$1"
@@ -150,17 +241,18 @@ narrow() {
   local sink=$STARTED begin
   wait_for "the sink" 5 on peer sh -c 'ss -Hltn | grep -q :7000'
   begin=$(now_ms)
-  in_target sh -c 'head -c 3000000 /dev/zero | timeout 20 socat -u - TCP:10.6.0.2:7000' || fail "TCP did not complete"
+  in_target sh -c "head -c $2 /dev/zero | timeout 20 socat -u - TCP:10.6.0.2:7000" || fail "TCP did not complete"
   wait_for "the sink to have all" 20 gone "$sink"
-  tell "3 MB in $(($(now_ms) - begin)) ms"
-  [ $(($(now_ms) - begin)) -le 8000 ] || fail "3 MB took $(($(now_ms) - begin)) ms"
+  tell "$2 bytes in $(($(now_ms) - begin)) ms"
+  [ $(($(now_ms) - begin)) -le 8000 ] || fail "$2 bytes took $(($(now_ms) - begin)) ms"
   connections_close
   ip link set h0 mtu 1500; on peer ip link set p0 mtu 1500
   ip addr replace fd09::1/64 dev h0 nodad; on peer ip addr replace fd09::2/64 dev p0 nodad
   recovers 1
 }
-fault C6b "the outer MTU is 1280 of a sudden" "fragments, does not collapse" narrow 1280
-fault C6c "the outer MTU is 576 of a sudden" "fragments, does not collapse" narrow 576
+fault C6b "the outer MTU is 1280 of a sudden" "fragments, does not collapse" narrow 1280 3000000
+fault C6c "the outer MTU is 576 of a sudden" "fragments, does not collapse" narrow 576 3000000
+fault C6d "the outer MTU is 68 of a sudden" "fragments, does not collapse" narrow 68 300000
 
 # --- hostile datagrams ---------------------------------------------------------------------------------------------
 
@@ -184,7 +276,8 @@ replayed() {
   attach; talks
   in_target ping -c 5 -i 0.02 -s 500 -W 1 -q 10.6.0.2 >/dev/null
   kill "$record"; wait_for "the recorder's end" 3 gone "$record"
-  kill "$(pgrep -f "$FAULTS/babble" | head -n 1)" 2>/dev/null || true
+  # What it sends counts, too.
+  kill "$BABBLE"; wait_for "the hostile program's end" 3 gone "$BABBLE"; BABBLE=''
   shown=$("$WG4NETNS" show wg0 endpoints)
   received() { "$WG4NETNS" show wg0 transfer | cut -f 2; }
   before=$(received)
@@ -216,6 +309,17 @@ port_in_use() {
   our_conf "$W/port.conf" "ListenPort = 51888"
   refuses 6 51888 "$WG4NETNS" --netns-pid "$TARGET" --config "$W/port.conf"
   nothing_made "a port in use"
+}
+fault C13b "the listen port is changed to one that is in use" "refused; answers by the old one" port_refused
+port_refused() {
+  fresh
+  start holder socat -u UDP4-RECV:51888 /dev/null
+  wait_for "the port to be taken" 5 sh -c "ss -Hlun | grep -q :51888"
+  local port; port=$("$WG4NETNS" show wg0 listen-port)
+  capture "$WG4NETNS" set wg0 listen-port 51888
+  [ "$STATUS" != 0 ] || { said; fail "it was not refused"; }
+  assert_eq "the port" "$port" "$("$WG4NETNS" show wg0 listen-port)"
+  recovers 1
 }
 fault C13 "the listen port is changed under traffic" "answers ≤ 1 s" port_changed
 port_changed() {

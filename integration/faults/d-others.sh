@@ -49,7 +49,7 @@ not_a_file() { hostile_target; refuses 3 "wg4netns: " "$WG4NETNS" --netns-pid "$
 covered G1 "the clock went back: the peer refuses us, and we say why" 031-reason-clock
 # in_time OFFSETS: in a time namespace where boot time is another.
 in_time() {
-  unshare -T true 2>/dev/null || skipped "no time namespaces"
+  unshare -T true 2>/dev/null || skipped time-namespaces "they cannot be made here"
   hostile_target
   rm -f "$W/wg0.ready"
   start wg0 unshare -T "$@" --fork --kill-child "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf" --ready-fd 9 9>"$W/wg0.ready"
