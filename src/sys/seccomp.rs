@@ -256,19 +256,20 @@ const CONTROL_OF_MACHINE: &[Call] = calls![SYS_dup2 SYS_epoll_pwait SYS_newfstat
 const CONTROL_OF_MACHINE: &[Call] = calls![SYS_dup3 SYS_epoll_pwait SYS_newfstatat SYS_ppoll];
 
 const BROKER: &[Call] = calls![
-    SYS_bind SYS_clone SYS_connect SYS_fstat SYS_getsockname SYS_getsockopt SYS_ioctl SYS_lseek
+    SYS_bind SYS_clone SYS_connect SYS_fstat SYS_getsockname SYS_ioctl SYS_lseek
     SYS_mprotect SYS_openat SYS_prctl SYS_pread64 SYS_read SYS_recvfrom SYS_rt_sigaction
     SYS_sched_getaffinity SYS_setsockopt SYS_sigaltstack SYS_socket
     SYS_uname
 ];
 
 #[cfg(all(target_arch = "x86_64", not(target_env = "musl")))]
-const BROKER_OF_MACHINE: &[Call] = calls![SYS_newfstatat SYS_poll SYS_rseq SYS_sendmmsg SYS_set_robust_list];
+const BROKER_OF_MACHINE: &[Call] =
+    calls![SYS_newfstatat SYS_poll SYS_rseq SYS_sendmmsg SYS_set_robust_list SYS_writev];
 #[cfg(all(target_arch = "x86_64", target_env = "musl"))]
 const BROKER_OF_MACHINE: &[Call] = calls![SYS_newfstatat SYS_open SYS_poll SYS_readv SYS_stat];
 #[cfg(not(target_arch = "x86_64"))]
 const BROKER_OF_MACHINE: &[Call] =
-    calls![SYS_newfstatat SYS_ppoll SYS_readv SYS_rseq SYS_sendmmsg SYS_set_robust_list];
+    calls![SYS_newfstatat SYS_ppoll SYS_readv SYS_rseq SYS_sendmmsg SYS_set_robust_list SYS_writev];
 
 const FACTORY: &[Call] = calls![SYS_getpid SYS_mremap SYS_setsockopt SYS_sigaltstack SYS_socket];
 

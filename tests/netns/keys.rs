@@ -3,23 +3,29 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use super::locked_tunnel::{Tunnel, hex, occurrences};
+use super::locked_tunnel::{Tunnel, children, hex, occurrences};
 
 #[test]
-fn the_private_key_is_in_memory_once_as_bytes_and_nowhere_as_text() {
-    let mut tunnel = Tunnel::start(&["-vv"]);
+fn each_secret_key_is_in_memory_once_as_bytes_and_nowhere_as_text() {
+    let mut tunnel = Tunnel::start(&["-vv", "-p127.0.0.1::80"]);
     tunnel.live();
-    let (text, bytes) = tunnel.private_key();
-    let hex = hex(&bytes);
     let log = tunnel.log();
-    for secret in [&text, &hex] {
-        assert!(!log.contains(secret.as_str()), "the log holds the private key");
+    let secrets = [tunnel.secret("PrivateKey"), tunnel.secret("PresharedKey")];
+    for (text, bytes) in &secrets {
+        for secret in [text, &hex(bytes)] {
+            assert!(!log.contains(secret.as_str()), "the log holds a key");
+        }
     }
     if !nix::unistd::geteuid().is_root() {
         println!("skipped the search through memory: only root can read it");
         return;
     }
-    for process in [tunnel.pid(), tunnel.broker()] {
+    let helpers = children(tunnel.pid());
+    assert_eq!(helpers.len(), 3, "broker, factory, forwarder");
+    for ((text, bytes), process) in secrets
+        .iter()
+        .flat_map(|key| helpers.iter().chain([&tunnel.pid()]).map(move |one| (key, *one)).collect::<Vec<_>>())
+    {
         let memory = memory(process);
         let found =
             |needle: &[u8]| -> usize { memory.iter().map(|part| occurrences(&part.bytes, needle)).sum() };
@@ -27,11 +33,11 @@ fn the_private_key_is_in_memory_once_as_bytes_and_nowhere_as_text() {
         // of sessions, which it keeps expanded, in the same kind of memory.
         let wanted = usize::from(process == tunnel.pid());
         assert_eq!(
-            (found(&bytes), found(text.as_bytes()), found(hex.as_bytes())),
+            (found(bytes), found(text.as_bytes()), found(hex(bytes).as_bytes())),
             (wanted, 0, 0),
             "copies as bytes, as base64, as hex"
         );
-        for part in memory.iter().filter(|part| occurrences(&part.bytes, &bytes) != 0) {
+        for part in memory.iter().filter(|part| occurrences(&part.bytes, bytes) != 0) {
             for flag in ["lo", "dd", "wf"] {
                 assert!(part.flags.split_whitespace().any(|one| one == flag), "not {flag}: {}", part.flags);
             }

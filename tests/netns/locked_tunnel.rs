@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use wg4netns::key::PrivateKey;
+use wg4netns::key::PresharedKey;
 use wg4netns::sys::pidfd::PidFd;
 
 use super::sandbox::{Namespace, wait_for};
@@ -53,7 +53,7 @@ impl Tunnel {
         let own = env!("CARGO_BIN_EXE_wg4netns");
         let config = directory.path().join("peer.conf");
         let peer = Command::new(own)
-            .args(["demo", "--peer", "--config-out"])
+            .args(["demo", "--peer", "--psk", "--config-out"])
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -89,10 +89,6 @@ impl Tunnel {
 
     pub(super) fn pid(&self) -> u32 {
         self.process.id()
-    }
-
-    pub(super) fn broker(&self) -> u32 {
-        helper_of(self.pid(), "__broker")
     }
 
     pub(super) fn log(&self) -> String {
@@ -224,10 +220,11 @@ impl Tunnel {
         assert_eq!(left, 0, "socket and lock are gone");
     }
 
-    pub(super) fn private_key(&self) -> (String, Vec<u8>) {
+    /// A key of the configuration: as text, and as bytes.
+    pub(super) fn secret(&self, name: &str) -> (String, Vec<u8>) {
         let config = fs::read_to_string(self.directory.path().join("peer.conf")).expect("the configuration");
-        let text = value(&config, "PrivateKey").to_owned();
-        let key = PrivateKey::parse_base64(&text).expect("a key");
+        let text = value(&config, name).to_owned();
+        let key = PresharedKey::parse_base64(&text).expect("a key");
         (text, key.as_bytes().to_vec())
     }
 }
