@@ -67,7 +67,6 @@ fn compare(trace: &str, thread: u32, role: Role) {
     assert!(used.iter().all(|call| allowed.contains(&call.as_str())), "{role:?} has no filter: {used:?}");
     let unused: Vec<_> =
         allowed.iter().filter(|call| !used.iter().any(|used| used == *call)).copied().collect();
-
     // What was not seen needs a reason.
     let unexplained: Vec<_> = unused.iter().filter(|call| !spare(role).contains(call)).collect();
     assert!(allowed.len() <= 45 && unexplained.is_empty(), "{role:?} has never used {unexplained:?}");
