@@ -68,7 +68,7 @@ fn filter_calls(helper: &Helper) -> Result<(), String> {
             Helper::Factory => seccomp::restrict(seccomp::Role::Factory),
             Helper::Forwarder => seccomp::restrict(seccomp::Role::Forwarder),
             Helper::Remover(_) => seccomp::restrict(seccomp::Role::Remover),
-            Helper::LinkMaker => seccomp::forbid(),
+            Helper::LinkMaker => seccomp::forbid_to_link_maker(),
         })
         .map_err(|error| error.to_string())
 }
