@@ -4,10 +4,10 @@
 #
 #   target wg0 ── wg4netns :host ── h0 ═ p0 ── wireguard-go :peer, a preshared key between them
 #
-# needs: netns tun wg wireguard-go socat
+# needs: netns tun wg wireguard-go socat perl
 . "$(dirname "$0")/lib.sh"
 in_world "$@"
-need tun wg wireguard-go socat
+need tun wg wireguard-go socat perl
 peer_world
 start_wireguard_go_peer
 (umask 077; wg genpsk >"$W/psk")
