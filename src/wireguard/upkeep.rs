@@ -159,8 +159,11 @@ impl Device {
         self.forget_pending(id);
         let Some(peer) = self.peer(id) else { return };
         peer.series = None;
-        peer.timers.clear(Timer::Keepalive);
-        peer.shared.owing().unwatch();
+        // While an old session lasts, what is owed under it is still paid.
+        if !peer.has_session(now) {
+            peer.timers.clear(Timer::Keepalive);
+            peer.shared.owing().unwatch();
+        }
         if !peer.timers.is_set(Timer::ZeroKeys) {
             peer.timers.set(Timer::ZeroKeys, now + ZERO_KEYS_AFTER);
         }
