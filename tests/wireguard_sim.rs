@@ -409,7 +409,8 @@ impl World {
             self.packets.push(Packet { from, to, sent: self.now, len: bytes.len(), delivered: false });
             let now = self.clock(from);
             self.machines[from].node.send(&bytes, now);
-            if self.machines[from].node.sent.is_empty() {
+            // Without an endpoint the packet is refused, and nobody calls once there is one.
+            if self.machines[from].node.sent.is_empty() && self.knows_endpoint(from, to) {
                 self.after(CALLED_WITHIN, Event::Called { node: from, peer: to, since: self.now });
             }
             self.carry(from);
@@ -752,11 +753,15 @@ impl World {
         if machine.asleep || machine.awake_since > since || remade > since {
             return;
         }
-        let status = machine.node.peer_status(self.machines[peer].node.public_key, self.clock(node));
         let called = machine.last_sent.get(&peer).is_some_and(|sent| *sent + CALLED_WITHIN >= since);
-        self.require(called || status.endpoint.is_none(), || {
+        self.require(called, || {
             format!("node {node} has a packet for node {peer} since {since:?} and does not call")
         });
+    }
+
+    fn knows_endpoint(&self, node: usize, peer: usize) -> bool {
+        let public_key = self.machines[peer].node.public_key;
+        self.machines[node].node.peer_status(public_key, self.clock(node)).endpoint.is_some()
     }
 
     /// A node without a session can answer by no more than an initiation, which may have to wait.
