@@ -30,6 +30,7 @@ pub(super) fn all() -> Vec<Check> {
         sub_ids(),
         version("podman", "podman"),
         version("crun", "crun"),
+        version("rootlesskit", "rootlesskit"),
     ]
 }
 
