@@ -99,7 +99,7 @@ impl Broker {
     /// The layers of its sandbox that the broker could not have; waits until it has said so.
     ///
     /// # Errors
-    /// It has ended, or says nothing for [`INTRODUCTION`].
+    /// It has ended, or says nothing for five seconds.
     pub fn missing_layers(&mut self) -> Result<Vec<MissingLayer>, BrokerError> {
         self.introduced = true;
         self.socket.set_read_timeout(Some(INTRODUCTION)).map_err(BrokerError::Talk)?;
