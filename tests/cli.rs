@@ -461,7 +461,7 @@ fn doctor_tries_everything_and_its_json_says_the_same() {
     assert_eq!(text.code, document.code);
     let document: serde_json::Value = serde_json::from_str(&document.stdout).unwrap();
     let checks = document["checks"].as_array().unwrap();
-    assert_eq!(checks.len(), 11);
+    assert_eq!(checks.len(), 12);
     for check in checks {
         let line = format!("{}: {}\n", check["tried"].as_str().unwrap(), check["seen"].as_str().unwrap());
         assert!(text.stdout.contains(&line), "{line} is not in {}", text.stdout);
