@@ -32,22 +32,28 @@ pub struct PacketSlot {
     pub len: usize,
 }
 
-/// Inner packets, each behind a virtio-net header, ready for one `read` or `write` of a TUN.
+/// A slab and the slots in it that are filled: allocated once, cleared and filled again.
 #[derive(Debug)]
-pub struct PacketBatch {
+pub struct Batch<Slot> {
     slab: Box<[u8]>,
     used: usize,
-    slots: Vec<PacketSlot>,
+    slots: Vec<Slot>,
 }
 
-impl PacketBatch {
+/// Inner packets, each behind a virtio-net header, ready for one `read` or `write` of a TUN.
+pub type PacketBatch = Batch<PacketSlot>;
+
+/// Outer datagrams in runs, as one `sendmsg(UDP_SEGMENT)` or one `recvmmsg(UDP_GRO)` moves them.
+pub type DatagramBatch = Batch<DatagramSlot>;
+
+impl<Slot> Batch<Slot> {
     /// A batch over a slab of `capacity` bytes; slots are reserved for `max_slots`.
     #[must_use]
     pub fn with_capacity(capacity: usize, max_slots: usize) -> Self {
         Self { slab: vec![0; capacity].into_boxed_slice(), used: 0, slots: Vec::with_capacity(max_slots) }
     }
 
-    /// Forgets every packet; the slab stays.
+    /// Forgets what is in it; the slab stays.
     pub fn clear(&mut self) {
         self.used = 0;
         self.slots.clear();
@@ -71,19 +77,36 @@ impl PacketBatch {
         self.used
     }
 
-    /// Room for the next virtio-net header and packet; give what was written to [`commit`](Self::commit).
+    /// Bytes of slab not yet used.
+    #[must_use]
+    pub const fn remaining(&self) -> usize {
+        self.slab.len() - self.used
+    }
+
+    /// Room behind what is in use; give what was written to `commit`.
     pub fn spare(&mut self) -> &mut [u8] {
         &mut self.slab[self.used..]
     }
 
-    /// Makes the first `len` bytes of [`spare`](Self::spare) a slot.
+    /// Takes `len` more bytes of slab into use without a slot: for receivers that fill fixed strides.
+    ///
+    /// # Panics
+    /// If `len` is more than the room that was there.
+    pub fn skip(&mut self, len: usize) {
+        assert!(len <= self.remaining(), "what is taken into use lies within the spare room");
+        self.used += len;
+    }
+}
+
+impl Batch<PacketSlot> {
+    /// Makes the first `len` bytes of [`spare`](Self::spare), virtio-net header and packet, a slot.
     ///
     /// # Panics
     /// If `len` is more than the room that was there.
     pub fn commit(&mut self, len: usize) {
-        assert!(len <= self.slab.len() - self.used, "a committed packet lies within the spare room");
-        self.slots.push(PacketSlot { start: self.used, len });
-        self.used += len;
+        let start = self.used;
+        self.skip(len);
+        self.slots.push(PacketSlot { start, len });
     }
 
     /// Each slot's bytes: virtio-net header, then packet.
@@ -148,52 +171,15 @@ impl DatagramSlot {
     }
 }
 
-/// Outer datagrams in runs, as one `sendmsg(UDP_SEGMENT)` or one `recvmmsg(UDP_GRO)` moves them.
-#[derive(Debug)]
-pub struct DatagramBatch {
-    slab: Box<[u8]>,
-    used: usize,
-    slots: Vec<DatagramSlot>,
-}
-
-impl DatagramBatch {
-    /// A batch over a slab of `capacity` bytes; slots are reserved for `max_slots`.
-    #[must_use]
-    pub fn with_capacity(capacity: usize, max_slots: usize) -> Self {
-        Self { slab: vec![0; capacity].into_boxed_slice(), used: 0, slots: Vec::with_capacity(max_slots) }
-    }
-
-    /// Forgets every datagram; the slab stays.
-    pub fn clear(&mut self) {
-        self.used = 0;
-        self.slots.clear();
-    }
-
-    /// Whether nothing is in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
-    /// Bytes of slab not yet used.
-    #[must_use]
-    pub fn remaining(&self) -> usize {
-        self.slab.len() - self.used
-    }
-
-    /// Room behind the last run.
-    pub fn spare(&mut self) -> &mut [u8] {
-        &mut self.slab[self.used..]
-    }
-
+impl Batch<DatagramSlot> {
     /// Makes the first `len` bytes of [`spare`](Self::spare) a run of datagrams.
     ///
     /// # Panics
     /// If `len` is more than the room that was there.
     pub fn commit(&mut self, len: usize, segment_len: usize, path: Path, traffic_class: u8) {
-        assert!(len <= self.slab.len() - self.used, "a committed run lies within the spare room");
-        self.slots.push(DatagramSlot { start: self.used, len, segment_len, path, traffic_class });
-        self.used += len;
+        let start = self.used;
+        self.skip(len);
+        self.slots.push(DatagramSlot { start, len, segment_len, path, traffic_class });
     }
 
     /// The runs, in order.
@@ -222,14 +208,5 @@ impl DatagramBatch {
     #[must_use]
     pub fn slab(&self) -> &[u8] {
         &self.slab
-    }
-
-    /// Takes `len` more bytes of slab into use without a slot: for receivers that fill fixed strides.
-    ///
-    /// # Panics
-    /// If `len` is more than the room that was there.
-    pub fn skip(&mut self, len: usize) {
-        assert!(len <= self.slab.len() - self.used, "skipped bytes lie within the spare room");
-        self.used += len;
     }
 }
