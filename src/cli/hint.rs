@@ -172,14 +172,7 @@ fn hint_of_run(error: &RunError) -> Advice {
             Some(if is_command { format!("`{mend}`") } else { mend }.into())
         }
         RunError::Setup(RunSetupError::Link { source, .. }) => hint_of_setup(source),
-        RunError::Setup(_)
-        | RunError::Start { .. }
-        | RunError::Talk { .. }
-        | RunError::Died(_)
-        | RunError::Silent
-        | RunError::Handover(_)
-        | RunError::Execute { .. }
-        | RunError::Join { .. } => None,
+        RunError::Setup(_) | RunError::Helper(_) | RunError::Execute { .. } | RunError::Join { .. } => None,
     }
 }
 

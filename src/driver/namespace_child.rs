@@ -221,20 +221,9 @@ impl fmt::Display for Owner {
 /// Why there is no interface.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    /// The program could not be executed.
-    #[error("cannot start the helper `{program}`")]
-    Start {
-        /// What was executed.
-        program: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The socket between parent and child failed.
-    #[error("cannot talk to the helper")]
-    Talk {
-        /// What the system said.
-        source: OsError,
-    },
+    /// Nothing usable was heard of the child.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
     /// The child gave up, and said why.
     #[error("cannot create `{interface}` in the network namespace of {target}")]
     Setup {
@@ -244,6 +233,36 @@ pub enum ChildError {
         target: String,
         /// Why not.
         source: SetupError,
+    },
+}
+
+impl ChildError {
+    /// Whom to blame.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Setup { source, .. } => source.class(),
+            Self::Helper(error) => error.class(),
+        }
+    }
+}
+
+/// Why nothing usable was heard of a child, whatever it was to do.
+#[derive(Debug, thiserror::Error)]
+pub enum HelperError {
+    /// The program could not be executed.
+    #[error("cannot start the helper `{program}`")]
+    Start {
+        /// What was executed.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The socket between parent and child, or the waiting for it, failed.
+    #[error("cannot talk to the helper")]
+    Talk {
+        /// What the system said.
+        source: OsError,
     },
     /// The child ended without a word.
     #[error("helper died before handover ({0})")]
@@ -256,14 +275,24 @@ pub enum ChildError {
     Handover(HandoverFault),
 }
 
-impl ChildError {
+impl HelperError {
     /// Whom to blame.
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Setup { source, .. } => source.class(),
             Self::Died(_) | Self::Start { .. } => FailureClass::Kernel,
             Self::Talk { .. } | Self::Silent | Self::Handover(_) => FailureClass::General,
+        }
+    }
+
+    /// What a failed conversation means; `end` waits for a child that has closed its end of it.
+    pub(crate) fn of(error: ChannelError, end: impl FnOnce() -> Death) -> Self {
+        match error {
+            ChannelError::Closed => Self::Died(end()),
+            ChannelError::Silent => Self::Silent,
+            ChannelError::Malformed => Self::Handover(HandoverFault::Malformed),
+            ChannelError::DescriptorsLost => Self::Handover(HandoverFault::DescriptorsLost),
+            ChannelError::System(source) => Self::Talk { source },
         }
     }
 }
@@ -383,7 +412,7 @@ pub fn spawn(
         target: target.target().to_string(),
         source,
     })?;
-    accept(made, fds, request).map_err(ChildError::Handover)
+    Ok(accept(made, fds, request).map_err(HelperError::Handover)?)
 }
 
 /// A child that has answered.
@@ -404,8 +433,8 @@ pub(crate) fn converse<T: DeserializeOwned>(
     target: &OpenTarget,
     work: Work,
 ) -> Result<Conversation<T>, ChildError> {
-    let (ours, theirs) = fd_passing::pair().map_err(|source| ChildError::Talk { source })?;
-    let cannot_start = |source| ChildError::Start { program: helper.program.clone(), source };
+    let (ours, theirs) = fd_passing::pair().map_err(|source| HelperError::Talk { source })?;
+    let cannot_start = |source| HelperError::Start { program: helper.program.clone(), source };
     let mut command = helper.command(CHILD_ARGUMENT);
     command.env_clear().stdin(theirs).stdout(null_device::open().map_err(cannot_start)?);
     if matches!(work, Work::Sockets(_)) {
@@ -427,15 +456,11 @@ pub(crate) fn converse<T: DeserializeOwned>(
     let fds: Vec<_> = namespaces.iter().map(|(_, fd)| fd.as_fd()).collect();
     let answer = child_channel::send(&ours, &record, &fds)
         .and_then(|()| child_channel::receive::<T>(&ours, Some(DEADLINE)));
-    let (reply, fds) = answer.map_err(|error| match error {
-        ChannelError::Closed => ChildError::Died(child.end().into()),
-        ChannelError::Silent => {
+    let (reply, fds) = answer.map_err(|error| {
+        if error == ChannelError::Silent {
             child.kill();
-            ChildError::Silent
         }
-        ChannelError::Malformed => ChildError::Handover(HandoverFault::Malformed),
-        ChannelError::DescriptorsLost => ChildError::Handover(HandoverFault::DescriptorsLost),
-        ChannelError::System(source) => ChildError::Talk { source },
+        HelperError::of(error, || child.end().into())
     })?;
     Ok(Conversation { child, socket: ours, reply, fds })
 }

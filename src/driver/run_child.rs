@@ -31,7 +31,7 @@ use tokio::io::unix::AsyncFd;
 use super::child_channel::{self, ChannelError, DEADLINE};
 use super::failure::{Failure, FailureClass};
 use super::namespace_child::{
-    self, ChildHandover, ChildRequest, Death, HandoverFault, Helper, Made, SetupError,
+    self, ChildHandover, ChildRequest, Death, HandoverFault, Helper, HelperError, Made, SetupError,
 };
 use super::private_etc::{PrivateEtcError, PrivateEtcWarning};
 use super::target::OpenTarget;
@@ -115,32 +115,12 @@ pub enum RunSetupError {
 /// Why there is no command running.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The program could not be executed.
-    #[error("cannot start the helper `{program}`")]
-    Start {
-        /// What was executed.
-        program: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The socket between parent and child, or the waiting for it, failed.
-    #[error("cannot talk to the helper")]
-    Talk {
-        /// What the system said.
-        source: OsError,
-    },
+    /// Nothing usable was heard of the child.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
     /// The child gave up, and said why.
     #[error(transparent)]
     Setup(RunSetupError),
-    /// The child ended without a word.
-    #[error("helper died before handover ({0})")]
-    Died(Death),
-    /// The child neither answered nor ended.
-    #[error("helper did not answer within {} s", DEADLINE.as_secs())]
-    Silent,
-    /// What arrived is not what was asked for.
-    #[error("cannot accept what the helper handed over: {0}")]
-    Handover(HandoverFault),
     /// The user's command could not be executed.
     #[error("cannot execute `{}`", .program.display())]
     Execute {
@@ -168,13 +148,7 @@ impl RunError {
         match self {
             Self::Execute { source, .. } if source.is(Errno::ENOENT) || source.is(Errno::ENOTDIR) => 127,
             Self::Execute { .. } => 126,
-            Self::Start { .. }
-            | Self::Talk { .. }
-            | Self::Setup(_)
-            | Self::Died(_)
-            | Self::Silent
-            | Self::Handover(_)
-            | Self::Join { .. } => 125,
+            Self::Helper(_) | Self::Setup(_) | Self::Join { .. } => 125,
         }
     }
 }
@@ -183,10 +157,9 @@ impl Failure for RunError {
     fn class(&self) -> FailureClass {
         match self {
             Self::Setup(RunSetupError::Link { source, .. }) => source.class(),
-            Self::Start { .. } | Self::Setup(_) | Self::Died(_) | Self::Join { .. } => FailureClass::Kernel,
-            Self::Talk { .. } | Self::Silent | Self::Handover(_) | Self::Execute { .. } => {
-                FailureClass::General
-            }
+            Self::Helper(error) => error.class(),
+            Self::Setup(_) | Self::Join { .. } => FailureClass::Kernel,
+            Self::Execute { .. } => FailureClass::General,
         }
     }
 }
@@ -242,7 +215,7 @@ pub fn spawn_run(
     options: &RunOptions,
     signals: SignalQueue,
 ) -> Result<RunHandover, RunError> {
-    let talk = |source| RunError::Talk { source };
+    let talk = |source| HelperError::Talk { source };
     assert!(!options.command.is_empty(), "a command has at least a program");
     // If the caller ignores this one, our child's end would be kept from us.
     signals::restore_default(Signal::SIGCHLD).map_err(talk)?;
@@ -250,8 +223,9 @@ pub fn spawn_run(
     let mut command = Command::new(helper.program());
     command.arg0("wg4netns").arg(RUN_ARGUMENT).arg(theirs.as_raw_fd().to_string()).args(&options.command);
     caller::inherit(&mut command, theirs);
-    let child =
-        command.spawn().map_err(|source| RunError::Start { program: helper.program().to_owned(), source })?;
+    let child = command
+        .spawn()
+        .map_err(|source| HelperError::Start { program: helper.program().to_owned(), source })?;
     // Its end of the socket must be its own, so that ours sees the end of it.
     drop(command);
     let mut child = RunChild::new(child.id(), ours, options.command[0].clone(), signals).map_err(talk)?;
@@ -266,15 +240,15 @@ pub fn spawn_run(
     child.say(&ToChild::Make(Box::new(make)))?;
     if parent_maps {
         let (FromChild::Unshared, _) = child.hear()? else {
-            return Err(RunError::Handover(HandoverFault::Malformed));
+            return Err(HelperError::Handover(HandoverFault::Malformed).into());
         };
         map_everybody(child.pid).map_err(RunError::Setup)?;
         child.say(&ToChild::Mapped)?;
     }
     let (FromChild::Made { made, warnings }, fds) = child.hear()? else {
-        return Err(RunError::Handover(HandoverFault::Malformed));
+        return Err(HelperError::Handover(HandoverFault::Malformed).into());
     };
-    let link = namespace_child::accept(made, fds, &options.link).map_err(RunError::Handover)?;
+    let link = namespace_child::accept(made, fds, &options.link).map_err(HelperError::Handover)?;
     Ok(RunHandover { link, warnings, child })
 }
 
@@ -364,7 +338,7 @@ impl RunChild {
     /// # Errors
     /// [`RunError::Execute`] if there is no such command; the child is gone then.
     pub async fn go(&mut self) -> Result<(), RunError> {
-        let talk = |source: std::io::Error| RunError::Talk { source: source.into() };
+        let talk = |source: std::io::Error| HelperError::Talk { source: source.into() };
         let socket = watch(self.socket.try_clone().map_err(talk)?, Interest::READABLE).map_err(talk)?;
         self.say(&ToChild::Go)?;
         self.gone = true;
@@ -377,14 +351,14 @@ impl RunChild {
                     return Err(RunError::Execute { program: self.program.clone(), source });
                 }
                 Ok((FromChild::Failed(error), _)) => return Err(RunError::Setup(error)),
-                Ok(_) => return Err(RunError::Handover(HandoverFault::Malformed)),
-                Err(error) => return Err(self.failure(error)),
+                Ok(_) => return Err(HelperError::Handover(HandoverFault::Malformed).into()),
+                Err(error) => return Err(self.failure(error).into()),
             }
             tokio::select! {
                 ready = socket.readable() => ready.map_err(talk)?.clear_ready(),
                 event = self.event() => {
-                    if let Event::Taken(taken) = event.map_err(|source| RunError::Talk { source })? {
-                        self.pass_on(taken).map_err(|source| RunError::Talk { source })?;
+                    if let Event::Taken(taken) = event.map_err(|source| HelperError::Talk { source })? {
+                        self.pass_on(taken).map_err(|source| HelperError::Talk { source })?;
                     }
                 }
             }
@@ -503,28 +477,22 @@ impl RunChild {
     }
 
     fn say(&mut self, record: &ToChild) -> Result<(), RunError> {
-        child_channel::send(&self.socket, record, &[]).map_err(|error| self.failure(error))
+        Ok(child_channel::send(&self.socket, record, &[]).map_err(|error| self.failure(error))?)
     }
 
     fn hear(&mut self) -> Result<(FromChild, Vec<OwnedFd>), RunError> {
         match child_channel::receive(&self.socket, Some(DEADLINE)) {
             Ok((FromChild::Failed(error), _)) => Err(RunError::Setup(error)),
             Ok(said) => Ok(said),
-            Err(error) => Err(self.failure(error)),
+            Err(error) => Err(self.failure(error).into()),
         }
     }
 
-    fn failure(&mut self, error: ChannelError) -> RunError {
-        match error {
-            ChannelError::Closed => RunError::Died(self.end()),
-            ChannelError::Silent => {
-                let _ended_meanwhile = self.pidfd.send_signal(Signal::SIGKILL);
-                RunError::Silent
-            }
-            ChannelError::Malformed => RunError::Handover(HandoverFault::Malformed),
-            ChannelError::DescriptorsLost => RunError::Handover(HandoverFault::DescriptorsLost),
-            ChannelError::System(source) => RunError::Talk { source },
+    fn failure(&mut self, error: ChannelError) -> HelperError {
+        if error == ChannelError::Silent {
+            let _ended_meanwhile = self.pidfd.send_signal(Signal::SIGKILL);
         }
+        HelperError::of(error, || self.end())
     }
 }
 

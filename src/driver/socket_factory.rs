@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::child_channel::{self, ChannelError};
 use super::failure::{Failure, FailureClass};
 use super::namespace_child::{
-    self, ChildError, ChildGuard, Conversation, HandoverFault, Helper, SetupError, Work,
+    self, ChildError, ChildGuard, Conversation, HandoverFault, Helper, HelperError, SetupError, Work,
 };
 use super::target::OpenTarget;
 use crate::config::publish::Transport;
@@ -176,7 +176,7 @@ impl SocketFactory {
         let wanted = refused.iter().filter(|refused| refused.is_none()).count();
         if refused.len() != listeners.len() || fds.len() != wanted {
             let fault = HandoverFault::Count { got: fds.len(), wanted };
-            return Err(ChildError::Handover(fault).into());
+            return Err(ChildError::from(HelperError::Handover(fault)).into());
         }
         let mut fds = fds.into_iter();
         let (mut made, mut skipped) = (Vec::new(), Vec::new());

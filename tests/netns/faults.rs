@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wg4netns::driver::failure::FailureClass;
-use wg4netns::driver::namespace_child::{ChildError, Death, Helper, spawn};
+use wg4netns::driver::namespace_child::{ChildError, Death, Helper, HelperError, spawn};
 use wg4netns::driver::target::{Target, TargetError};
 use wg4netns::sys::clock::boot_nanos;
 use wg4netns::sys::namespace::NamespaceError;
@@ -40,7 +40,7 @@ fn a_helper_that_is_killed_at_any_system_call_leaves_nothing_behind() {
     for (index, call) in calls.iter().enumerate().filter(|(_, call)| call.as_str() != "execve") {
         let count = calls[..=index].iter().filter(|other| *other == call).count();
         match traced(&format!("-e inject={call}:signal=KILL:when={count}")) {
-            Err(ChildError::Died(Death::Signal(9))) => killed += 1,
+            Err(ChildError::Helper(HelperError::Died(Death::Signal(9)))) => killed += 1,
             // It had handed over already, or another way led past this call.
             Ok(made) => drop(made),
             Err(other) => panic!("killed at {call} {count}: {}", chain(&other)),
