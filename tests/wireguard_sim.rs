@@ -183,7 +183,7 @@ struct World {
 impl World {
     fn new(seed: u64, tell: bool) -> Self {
         let mut random = Random::new(seed ^ 0x5eed_0000_0000);
-        let spokes = if random.below(10) < 8 { 1 } else { 2 + random.below(3) };
+        let spokes = if random.below(10) < 9 { 1 } else { 2 + random.below(3) };
         let (loss, delay, spread) = (random.below(31), random.below(300), random.below(500));
         let mut world = Self {
             loss,
