@@ -19,7 +19,7 @@ try_start() {
 our_parent() { our_processes | awk '{ print $1 }'; }
 nothing_made() { wait_for "no link ($1)" 2 no_link; wait_for "no process ($1)" 2 no_processes; no_files || { find "$(uapi_dir)" "$XDG_RUNTIME_DIR" "$TMPDIR" -mindepth 1 -ls >&2; [ -z "${ERR-}" ] || said; fail "files are left ($1)"; }; }
 
-fault B3 "the helper is killed at every system call of its life" "exit 5 and a line, or done; nothing left" helper_at_every_call KILL
+fault B3 "the helper is killed at $(how_many "every third" every) system call of its life" "exit 5 and a line, or done; nothing left" helper_at_every_call KILL
 fault B3b "$(how_many "every third" every) system call of the helper fails once: EPERM" "a line or a way round; nothing left" helper_at_every_call 1
 long_fault B3c "every system call of the helper fails once: ENOMEM" "a line or a way round; nothing left" helper_at_every_call 12
 long_fault B3d "every system call of the helper fails once: EINTR" "a line or a way round; nothing left" helper_at_every_call 4
@@ -32,8 +32,8 @@ helper_at_every_call() { # FAULT
   local total began started=0 ended=0 n; total=$(cat "$W/calls")
   [ "$total" -ge 30 ] || fail "a helper with $total calls: that is none"
   began=$(now_ms)
-  # A failure is tried at some of them in the short form, at others with another seed; death at all.
-  local step=1; [ "$1" = KILL ] || step=$(how_many 3 1)
+  # Some of them in the short form, others with another seed; all in the long one.
+  local step; step=$(how_many 3 1)
   for ((n = 1 + RANDOM % step; n <= total; n += step)); do
     try_start "$W/kill-at" "$1" "$n" 8>"$W/calls"
     if [ "$STATUS" = 0 ] && [ -s "$W/try.ready" ]; then started=$((started + 1)); else ended=$((ended + 1)); fi
