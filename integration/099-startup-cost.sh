@@ -52,6 +52,8 @@ if [ -x "$theirs" ]; then
     begin=$(now_us)
     (cd "$W/tmp" && timeout 20 "$theirs" "$TARGET" wg0 "$W/wg0.conf" >>"$W/theirs.log" 2>&1) || { note "wireguard4netns failed: $(tail -n 1 "$W/theirs.log")"; break; }
     since "$begin" >>"$W/theirs"
+    # It sets no addresses.
+    in_target ip addr replace 10.6.0.1/24 dev wg0; in_target ip link set wg0 up
     in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || note "wireguard4netns: no answer"
     pids=()
     for exe in /proc/[0-9]*/cmdline; do

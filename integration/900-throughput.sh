@@ -3,12 +3,13 @@
 #
 #   one end: iperf3 ── wg0 (MTU 1420) ── IMPL ── veth, MTU 1500 ── IMPL ── wg0 ── iperf3 :other end
 #
-#   900-throughput.sh [-r ROUNDS] [-t SECONDS] [-o PREFIX] [-m OUTER-MTU] [-p PEERS] [NAME=COMMAND…]
+#   900-throughput.sh [-r ROUNDS] [-t SECONDS] [-o PREFIX] [-m OUTER-MTU] [-p PEERS] [-k TESTS] [NAME=COMMAND…]
 #   900-throughput.sh -d FILE.json [-o PREFIX]     draws the plot of an earlier run again
 #
 # COMMAND is started in each end's network namespace with the interface's name as last argument, and stays in the
 # foreground or not; then `wg` configures it over /var/run/wireguard/NAME.sock. Both ends run the same implementation.
 # Without any: wg4netns (the binary found as by the other scenarios) and what tools/bench-peers has fetched.
+# TESTS is a regular expression: only the rows that it matches are measured (`-k ping`).
 # Writes PREFIX.json and PREFIX.svg (default integration/.out/throughput) and prints a table: medians over the rounds,
 # and ratios to the first implementation. The plot that the README shows is docs/throughput.svg.
 #
@@ -20,19 +21,19 @@
 # needs: netns tun wg iperf3 jq
 . "$(dirname "$0")/lib.sh"
 need netns tun wg iperf3 jq
-rounds=3 seconds=4 prefix=$INTEGRATION/.out/throughput outer_mtu=1500 peers=10000 draw=-
+rounds=3 seconds=4 prefix=$INTEGRATION/.out/throughput outer_mtu=1500 peers=10000 draw=- tests=.
 if [ -z "${BENCH_ARGS_READ-}" ]; then
-  while getopts r:t:o:m:p:d: option; do
+  while getopts r:t:o:m:p:d:k: option; do
     case $option in
-      r) rounds=$OPTARG ;; t) seconds=$OPTARG ;; o) prefix=$OPTARG ;; m) outer_mtu=$OPTARG ;; p) peers=$OPTARG ;;
+      r) rounds=$OPTARG ;; t) seconds=$OPTARG ;; o) prefix=$OPTARG ;; m) outer_mtu=$OPTARG ;; p) peers=$OPTARG ;; k) tests=${OPTARG// /.} ;;
       d) draw=$(realpath "$OPTARG") ;; *) exit 2 ;;
     esac
   done
   shift $((OPTIND - 1))
   mkdir -p "$(dirname "$prefix")"; prefix=$(realpath "$prefix")
-  export BENCH_ARGS_READ="$rounds $seconds $outer_mtu $peers $draw $prefix"
+  export BENCH_ARGS_READ="$rounds $seconds $outer_mtu $peers $tests $draw $prefix"
 fi
-read -r rounds seconds outer_mtu peers draw prefix <<<"$BENCH_ARGS_READ"
+read -r rounds seconds outer_mtu peers tests draw prefix <<<"$BENCH_ARGS_READ"
 # draw FILE.json: PREFIX.svg, bars, one group a test; plain SVG, no fonts or scripts needed.
 draw() {
   jq -r '
@@ -131,9 +132,12 @@ put() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$W/figures"; }
 # per AMOUNT BEFORE AFTER: what one of the amount took; nothing if nothing came through.
 per() { awk -v n="$1" -v b="$2" -v a="$3" 'BEGIN { if (n > 0) print (a - b) / n }'; }
 
+wanted() { [[ $1 =~ $tests ]]; } # TEST
+
 # tcp NAME TEST IPERF-ARG…: Gbit/s delivered, and CPU-seconds of both daemons per Gbit.
 tcp() {
   local name=$1 test=$2 before after out gbit; shift 2
+  wanted "$test" || return 0
   before=$(cpu "${DAEMONS[@]}")
   out=$(on left iperf3 -J -t "$seconds" -c 10.6.0.2 "$@") || { note "$name: $test failed"; return; }
   after=$(cpu "${DAEMONS[@]}")
@@ -144,6 +148,7 @@ tcp() {
 
 udp() { # NAME TEST LENGTH
   local out before after thousands
+  wanted "$2" || return 0
   before=$(cpu "${DAEMONS[@]}")
   out=$(on left iperf3 -J -t "$seconds" -u -b 0 -w 4M -l "$3" -c 10.6.0.2) || { note "$1: $2 failed"; return; }
   after=$(cpu "${DAEMONS[@]}")
@@ -154,7 +159,16 @@ udp() { # NAME TEST LENGTH
 
 median() { sort -n | awk '{ v[NR] = $1 } END { if (NR) print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'; }
 round_trip() { # NAME TEST
+  wanted "$2" || return 0
   put "$1" "$2 ms" "$(on left ping -c 200 -i 0.005 10.6.0.2 | sed -n 's/.*time=\([0-9.]*\) ms.*/\1/p' | median)"
+}
+
+ping_under_load() { # NAME TEST
+  wanted "$2" || return 0
+  start load nsenter --net=/run/netns/left -- iperf3 -t 2 -c 10.6.0.2
+  sleep 0.5
+  round_trip "$1" "$2"
+  wait_for "the load's end" 10 gone "$STARTED"
 }
 
 # A configuration of that many peers, each with an address of its own and a key whose secret nobody knows.
@@ -185,6 +199,7 @@ many_peers() {
   wait_for "the interface to go" 10 not on left ip link show wgm
   rm -f /run/wireguard/wgm.sock
 }
+wanted "$peers peers" || peers=0
 [ "$peers" = 0 ] || many_peers_file >"$W/many.conf"
 
 for ((round = 1; round <= rounds; round++)); do
@@ -200,11 +215,8 @@ for ((round = 1; round <= rounds; round++)); do
     tcp "$name" "TCP both ways" --bidir
     udp "$name" "UDP 1300" 1300
     udp "$name" "UDP 64" 64
-    start load nsenter --net=/run/netns/left -- iperf3 -t 2 -c 10.6.0.2
-    sleep 0.5
-    round_trip "$name" "ping under TCP"
-    wait_for "the load's end" 10 gone "$STARTED"
-    put "$name" "resident MB" "$(resident "${DAEMONS[@]}")"
+    ping_under_load "$name" "ping under TCP"
+    ! wanted "resident MB" || put "$name" "resident MB" "$(resident "${DAEMONS[@]}")"
     set_outer_mtu 1280
     tcp "$name" "outer MTU 1280, TCP 1 up"
     set_outer_mtu "$outer_mtu"
