@@ -44,6 +44,12 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Whether a datagram of ours is a cookie reply, the one message that goes to somebody who has proven nothing.
+#[must_use]
+pub fn is_cookie_reply(datagram: &[u8]) -> bool {
+    matches!(Message::classify(datagram), Some(Message::CookieReply(_)))
+}
+
 /// A handshake initiation without its MACs.
 pub(super) struct Initiation {
     pub(super) sender: u32,

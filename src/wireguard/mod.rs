@@ -47,5 +47,6 @@ mod sync {
 
 pub use data_plane::{DataPlane, DropReason, Refused};
 pub use device::{Device, DeviceEvent, MAX_PEERS, MAX_QUEUED_HANDSHAKES, TooManyPeers};
+pub use message::is_cookie_reply;
 pub use rx::RxPath;
 pub use tx::{TX_SLAB_LEN, TxPath};

@@ -31,6 +31,9 @@ use crate::sys::os_error::OsError;
 use crate::time::{BootTime, Now};
 use crate::wireguard::{DataPlane, Device, DeviceEvent, TX_SLAB_LEN};
 
+/// Handshake messages taken before everything else is looked at again: a millisecond if each is a real one.
+const HANDSHAKES_AT_ONCE: usize = 8;
+
 /// The news of the first handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Established {
@@ -174,8 +177,15 @@ impl Control {
                     }
                     tokio::task::yield_now().await;
                 }
-                // A flood of them must not keep sessions that exist from being looked after.
-                Some(message) = self.parts.handshakes.recv() => self.handle_handshake(&message),
+                // A flood of them must not keep sessions that exist from being looked after; but looking after them
+                // costs as much as refusing one.
+                Some(message) = self.parts.handshakes.recv() => {
+                    self.handle_handshake(&message);
+                    for _ in 1..HANDSHAKES_AT_ONCE {
+                        let Ok(message) = self.parts.handshakes.try_recv() else { break };
+                        self.handle_handshake(&message);
+                    }
+                }
             }
         }
     }
@@ -387,12 +397,12 @@ impl Control {
         Ok(())
     }
 
-    /// Asks the broker for every name that is due.
     /// When a name is due; never without a broker, because nothing would come of it but the next deadline.
     fn next_lookup(&self) -> Option<BootTime> {
         self.resolver.as_ref().and_then(|_broker| self.names.poll_timeout())
     }
 
+    /// Asks the broker for every name that is due.
     fn ask_for_names(&mut self, now: Now) {
         let Some(resolver) = &self.resolver else { return };
         while let Some(lookup) = self.names.poll_lookup(now.boot) {

@@ -35,6 +35,7 @@ use crate::packet::batch::{DatagramBatch, LocalAddress, Path};
 use crate::sys::udp::{MAX_RECEIVE, Received, UdpSocket};
 use crate::sys::wait;
 use crate::time::BootTime;
+use crate::wireguard::is_cookie_reply;
 
 /// Room that one received run needs: the largest datagram, or what GRO joins.
 pub const RECEIVE_STRIDE: usize = 65_536;
@@ -195,13 +196,15 @@ impl UdpPort {
         self.return_paths.clone()
     }
 
-    /// The source to send from on a path, if any is better than the kernel's own choice.
-    fn source(&self, path: &Path) -> Option<LocalAddress> {
+    /// The source to send from on a path, if any is better than the kernel's own choice. `stranger`: nothing proves that
+    /// somebody is there.
+    fn source(&self, path: &Path, stranger: bool) -> Option<LocalAddress> {
         let leads_back = |local: &LocalAddress| {
             local.ifindex == 0
                 || is_link_local(path.remote.ip())
                 || self.return_paths.as_ref().is_none_or(|paths| {
-                    paths.leads_back(path.remote.ip(), *local, self.mark.load(Ordering::Relaxed))
+                    let mark = self.mark.load(Ordering::Relaxed);
+                    paths.leads_back(path.remote.ip(), *local, mark, stranger)
                 })
         };
         path.local.filter(leads_back)
@@ -321,7 +324,10 @@ impl UdpPort {
     pub fn send_with(&self, batch: &DatagramBatch, now: BootTime, patience: Patience) -> SendOutcome {
         let mut outcome = SendOutcome::default();
         for (index, slot) in batch.slots().iter().enumerate() {
-            Sender::new(self, slot, index, now, patience, &mut outcome).send(batch.bytes(slot));
+            let bytes = batch.bytes(slot);
+            // Those are for whoever sends a hash of our public key; all other messages are for peers.
+            let stranger = is_cookie_reply(bytes);
+            Sender::new(self, slot, index, now, patience, stranger, &mut outcome).send(bytes);
         }
         self.failures.note(&outcome, now);
         outcome

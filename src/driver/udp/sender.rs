@@ -28,11 +28,12 @@ impl<'a> Sender<'a> {
         index: usize,
         now: BootTime,
         patience: Patience,
+        stranger: bool,
         outcome: &'a mut SendOutcome,
     ) -> Self {
         // The interface is the routes' to say; only where addresses mean nothing without one it is given.
         let needs_interface = is_link_local(slot.path.remote.ip());
-        let source = port.source(&slot.path);
+        let source = port.source(&slot.path, stranger);
         let source = source.map(|local| (local.address, if needs_interface { local.ifindex } else { 0 }));
         Self { port, slot, index, now, patience, source, outcome }
     }
