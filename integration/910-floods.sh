@@ -25,7 +25,7 @@ ip route add 10.64.0.0/10 via 10.9.0.2
 for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >"$file" 2>/dev/null || true; done
 
 resident() { sed -n 's/^VmRSS:[ \t]*\([0-9]*\) kB/\1/p' "/proc/$OURS/status"; }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+median() { sort -n | awk '{ v[NR] = $1 } END { print int((v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2) }'; }
 # goodput KIND RATE PORT: Mbit/s of TCP into the target while the flood goes to that port.
 goodput() {
   local flooder
