@@ -34,8 +34,8 @@ use crate::wireguard_node::{Datagram, Node, Random, packet};
 /// Seeds of a plain `cargo test`.
 const DEFAULT_SEEDS: u64 = 60;
 
-/// Simulated time of trouble: ten renewals of a session.
-const TROUBLE: Duration = Duration::from_secs(1200);
+/// Simulated time of trouble. With the time after it 21 minutes: ten renewals of a session.
+const TROUBLE: Duration = Duration::from_secs(1110);
 
 /// Simulated time after it, on a perfect wire.
 const RECOVERY: Duration = Duration::from_secs(150);
@@ -183,7 +183,7 @@ struct World {
 impl World {
     fn new(seed: u64, tell: bool) -> Self {
         let mut random = Random::new(seed ^ 0x5eed_0000_0000);
-        let spokes = if random.below(10) < 9 { 1 } else { 2 + random.below(3) };
+        let spokes = if random.below(20) < 19 { 1 } else { 2 + random.below(3) };
         let (loss, delay, spread) = (random.below(31), random.below(300), random.below(500));
         let mut world = Self {
             loss,
