@@ -28,7 +28,7 @@ delayed() {
   start "$1" strace -f -qq -o "$W/strace" -e trace="$2" -e inject="$2:$3=1000000:when=1" "$WG4NETNS" --netns-pid "$VICTIM" --config "$CONF"
   STRACE=$STARTED
 }
-holds_pidfd() { find "/proc/$(pgrep -P "$STRACE" -x wg4netns)/fd" -lname '*pidfd*' | grep -q .; }
+holds_pidfd() { find "/proc/$(pgrep -P "$STRACE" -x "$(basename "$WG4NETNS")")/fd" -lname '*pidfd*' | grep -q .; }
 victim_is_missed() { # NAME
   local status=0; wait "$STRACE" || status=$?
   assert_eq "what is said" "wg4netns: $cannot pid $VICTIM: pid $VICTIM is no longer the process it was" "$(grep ^wg4netns: "$W/$1.log")"
