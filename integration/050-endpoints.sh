@@ -20,7 +20,7 @@ touch_resolv
 answers() { # ADDRESS
   if [ -n "${DNS_PID-}" ]; then kill "$DNS_PID"; wait_for "dnsmasq's end" 5 gone "$DNS_PID"; fi
   start dns dnsmasq --no-daemon --conf-file=/dev/null --no-hosts --no-resolv --user=root --group=root --pid-file= \
-    --listen-address=127.0.0.1 --bind-interfaces --local=/test/ --host-record="far.test,$1,1"
+    --listen-address=127.0.0.1 --bind-interfaces --local=/test/ --host-record="far.test,$1,1" --host-record="other.test,$1,1"
   DNS_PID=$STARTED
 }
 works() { in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer: $1"; }
@@ -54,8 +54,18 @@ answers 10.9.0.22
 wait_for "an answer through the new address" 60 in_target ping -c 1 -W 1 10.6.0.2
 note "after $WAITED_MS ms"
 assert_has "shown" "10.9.0.22:51820" "$("$WG4NETNS" show wg0 endpoints)"
+
+step "switch to another name, and its answer changes: found again, too"
+our_conf "$W/other.conf" -- "Endpoint = other.test:51820" "PersistentKeepalive = 1"
+capture "$WG4NETNS" switch wg0 "$W/other.conf"
+assert_status 0
+assert_has "status tells the name" '"endpoint_name":"other.test:51820"' "$("$WG4NETNS" status --json wg0 | tr -d ' \n')"
+on peer ip addr del 10.9.0.22/24 dev p0
+on peer ip addr add 10.9.0.2/24 dev p0
+answers 10.9.0.2
+wait_for "an answer through the address before" 60 in_target ping -c 1 -W 1 10.6.0.2
+note "after $WAITED_MS ms"
 end
-on peer ip addr add 10.9.0.2/24 dev p0 2>/dev/null || true
 
 step "the source address is removed under a session"
 our_conf "$W/wg0.conf"

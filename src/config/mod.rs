@@ -21,7 +21,7 @@ use ipnet::IpNet;
 
 pub use endpoint::EndpointName;
 pub use error::{ConfigError, Problem};
-pub use plan::NetworkPlan;
+pub use plan::{NetworkChange, NetworkPlan};
 
 use crate::config::device::{AllowedIpChange, DeviceUpdate, PeerUpdate};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -207,11 +207,11 @@ impl Config {
     }
 
     /// Endpoints that are names, for the broker.
-    pub fn endpoint_names(&self) -> impl Iterator<Item = (PublicKey, &str, u16)> {
-        self.peers.iter().filter_map(|peer| match peer.endpoint.as_ref()? {
-            EndpointName::Address(_) => None,
-            EndpointName::Name { host, port } => Some((peer.public_key, host.as_str(), *port)),
-        })
+    #[must_use]
+    pub fn endpoint_names(&self) -> Vec<(PublicKey, EndpointName)> {
+        let named = |endpoint: &EndpointName| endpoint.address().is_none();
+        let name = |peer: &PeerConfig| Some((peer.public_key, peer.endpoint.clone().filter(named)?));
+        self.peers.iter().filter_map(name).collect()
     }
 }
 
@@ -248,8 +248,8 @@ mod tests {
         let update = config.to_update();
         assert_eq!((update.fwmark, update.peers[0].endpoint), (None, None));
         assert!(update.replace_peers && update.peers[0].replace_allowed_ips);
-        let names: Vec<_> = config.endpoint_names().map(|(_, host, port)| (host, port)).collect();
-        assert_eq!(names, [("vpn.example", 51820)]);
+        let names: Vec<_> = config.endpoint_names().into_iter().map(|(_, name)| name.to_string()).collect();
+        assert_eq!(names, ["vpn.example:51820"]);
     }
 
     #[test]

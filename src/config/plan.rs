@@ -5,6 +5,18 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::EndpointName;
+use crate::key::PublicKey;
+
+/// What another configuration changes beside the device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkChange {
+    /// What the link shall carry.
+    pub plan: NetworkPlan,
+    /// All endpoints that are names, to be resolved by the tunnel from now on.
+    pub endpoint_names: Vec<(PublicKey, EndpointName)>,
+}
+
 /// What the link should carry: computed from a configuration, diffed against the kernel's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPlan {

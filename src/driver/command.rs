@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::port_forward::{Forward, PortForwards};
 use crate::config::device::{DeviceStatus, DeviceUpdate};
-pub use crate::config::plan::NetworkPlan;
+pub use crate::config::plan::{NetworkChange, NetworkPlan};
 
 /// Requests that may wait for the control task; more senders wait their turn.
 const MAX_QUEUED_COMMANDS: usize = 64;
@@ -22,8 +22,8 @@ pub enum Command {
     Report(oneshot::Sender<TunnelReport>),
     /// Change the device, whole or not at all.
     Apply(DeviceUpdate, oneshot::Sender<Result<(), ApplyError>>),
-    /// Change addresses, routes and MTU of the link to these.
-    Network(NetworkPlan, oneshot::Sender<Result<(), String>>),
+    /// Change addresses, routes and MTU of the link, and the names that are resolved, to these.
+    Network(NetworkChange, oneshot::Sender<Result<(), String>>),
 }
 
 /// Why a change was not made.
@@ -188,13 +188,13 @@ impl TunnelHandle {
         self.ask(|reply| Command::Apply(update, reply)).await?
     }
 
-    /// Changes addresses, routes and MTU of the link.
+    /// Changes addresses, routes and MTU of the link, and the names that are resolved.
     ///
     /// # Errors
     /// One line that says what the kernel refused.
-    pub async fn network(&self, plan: NetworkPlan) -> Result<(), String> {
-        let addresses = plan.addresses.iter().map(ipnet::IpNet::addr).collect();
-        self.ask(|reply| Command::Network(plan, reply)).await.map_err(|error| error.to_string())??;
+    pub async fn network(&self, change: NetworkChange) -> Result<(), String> {
+        let addresses = change.plan.addresses.iter().map(ipnet::IpNet::addr).collect();
+        self.ask(|reply| Command::Network(change, reply)).await.map_err(|error| error.to_string())??;
         match &self.forwards {
             Some(forwards) => forwards.set_inside(addresses).await.map_err(|error| error.to_string()),
             None => Ok(()),

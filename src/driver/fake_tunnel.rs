@@ -162,7 +162,8 @@ async fn control(mut state: State, network: Arc<Mutex<NetworkPlan>>, mut command
                 drop(reply.send(TunnelReport { name: "fake".into(), ..TunnelReport::default() }));
             }
             Command::Apply(update, reply) => drop(reply.send(state.apply(update))),
-            Command::Network(plan, reply) => {
+            Command::Network(change, reply) => {
+                let plan = change.plan;
                 let answer = match plan.mtu {
                     Some(..576) => Err("cannot set the MTU: Invalid argument (os error 22)".to_owned()),
                     Some(_) | None => Ok(()),

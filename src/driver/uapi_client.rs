@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use crate::config::device::{DeviceStatus, DeviceUpdate};
-use crate::config::plan::NetworkPlan;
+use crate::config::plan::NetworkChange;
 use crate::driver::command::TunnelReport;
 use crate::driver::instance::{DirectoryError, existing_runtime_dir};
 use crate::uapi::request::Request;
@@ -207,12 +207,12 @@ impl UapiClient {
             .map_err(|source| UapiClientError::Report { path: self.path.clone(), source })
     }
 
-    /// `network`: changes addresses, routes and MTU of the link.
+    /// `network`: changes addresses, routes and MTU of the link, and the names that are resolved.
     ///
     /// # Errors
     /// Nobody is there, or the kernel refused; the server says what.
-    pub fn network(&self, plan: &NetworkPlan) -> Result<(), UapiClientError> {
-        let answer = self.ask(&Request::Network(plan.clone()))?;
+    pub fn network(&self, change: &NetworkChange) -> Result<(), UapiClientError> {
+        let answer = self.ask(&Request::Network(change.clone()))?;
         parse_lines(&answer).map(drop).map_err(|source| self.refused(source))
     }
 

@@ -265,7 +265,7 @@ impl Client {
                     .expect("a report has string keys and plain values, which are always JSON");
                 Zeroizing::new(emit_report(&json))
             }
-            Request::Network(plan) => Zeroizing::new(match self.tunnel.network(plan).await {
+            Request::Network(change) => Zeroizing::new(match self.tunnel.network(change).await {
                 Ok(()) => emit_errno(Operation::Network, 0),
                 Err(message) => emit_network_failure(&message, libc::EIO),
             }),
@@ -359,13 +359,14 @@ mod tests {
     fn the_report_and_the_network_go_over_the_same_socket() {
         let tunnel = FakeTunnel::start(DeviceStatus::default());
         assert_eq!(tunnel.client().report().unwrap().name, "fake");
-        let mut plan = crate::config::NetworkPlan { mtu: Some(1400), ..Default::default() };
-        plan.routes =
+        let mut change = crate::config::NetworkChange::default();
+        change.plan.mtu = Some(1400);
+        change.plan.routes =
             (0..2000_u16).map(|i| format!("10.{}.{}.0/24", i >> 8, i & 255).parse().unwrap()).collect();
-        tunnel.client().network(&plan).unwrap();
-        assert_eq!(tunnel.network(), plan);
-        plan.mtu = Some(1);
-        let error = tunnel.client().network(&plan).unwrap_err();
+        tunnel.client().network(&change).unwrap();
+        assert_eq!(tunnel.network(), change.plan);
+        change.plan.mtu = Some(1);
+        let error = tunnel.client().network(&change).unwrap_err();
         let UapiClientError::Answer { source, .. } = error else { panic!("{error:?}") };
         assert_eq!(source.to_string(), "cannot set the MTU: Invalid argument (os error 22)");
     }

@@ -385,9 +385,7 @@ pub fn resolv_conf(config: Option<&Config>, options: &DnsOptions) -> String {
 
 /// Endpoints that are host names, by peer.
 pub(super) fn endpoint_names(config: Option<&Config>) -> Vec<(PublicKey, EndpointName)> {
-    let peers = config.map(|config| config.peers.as_slice()).unwrap_or_default();
-    let named = |endpoint: &EndpointName| endpoint.address().is_none();
-    peers.iter().filter_map(|peer| Some((peer.public_key, peer.endpoint.clone().filter(named)?))).collect()
+    config.map(Config::endpoint_names).unwrap_or_default()
 }
 
 /// Starts the broker if there is a name to resolve. Must come before the sandbox.

@@ -12,8 +12,9 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+use crate::config::EndpointName;
 use crate::config::device::{AllowedIpChange, DeviceUpdate, PeerUpdate};
-use crate::config::plan::NetworkPlan;
+use crate::config::plan::NetworkChange;
 use crate::config::value::{parse_number, parse_port, parse_prefix};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 use crate::uapi::line::{Line, LineBuffer};
@@ -31,7 +32,7 @@ pub enum Request {
     /// `report=1`.
     Report,
     /// `network=1` and what the link shall carry.
-    Network(NetworkPlan),
+    Network(NetworkChange),
 }
 
 /// What an answer answers.
@@ -158,7 +159,7 @@ enum Draft {
     Get,
     Set(DeviceUpdate),
     Report,
-    Network(NetworkPlan),
+    Network(NetworkChange),
 }
 
 impl Draft {
@@ -167,7 +168,7 @@ impl Draft {
             b"get=1" => Some(Self::Get),
             b"set=1" => Some(Self::Set(DeviceUpdate::default())),
             b"report=1" => Some(Self::Report),
-            b"network=1" => Some(Self::Network(NetworkPlan::default())),
+            b"network=1" => Some(Self::Network(NetworkChange::default())),
             _ => None,
         }
     }
@@ -186,7 +187,7 @@ impl Draft {
             Self::Get => Request::Get,
             Self::Set(update) => Request::Set(update),
             Self::Report => Request::Report,
-            Self::Network(plan) => Request::Network(plan),
+            Self::Network(change) => Request::Network(change),
         }
     }
 
@@ -201,7 +202,7 @@ impl Draft {
         let value = str::from_utf8(&bytes[equals + 1..]).unwrap_or_default();
         let (key, valid) = match self {
             Self::Set(update) => handle_set_key(update, key, value, scope).ok_or(unknown)?,
-            Self::Network(plan) => handle_network_key(plan, key, value).ok_or(unknown)?,
+            Self::Network(change) => handle_network_key(change, key, value).ok_or(unknown)?,
             Self::Get | Self::Report => return Err(unknown),
         };
         valid.ok_or(RequestError::Value { line, key })
@@ -346,11 +347,15 @@ fn handle_peer_key(peer: &mut PeerUpdate, key: &str, value: &str, scope: ScopeIn
     })
 }
 
-fn handle_network_key(plan: &mut NetworkPlan, key: &str, value: &str) -> Handled {
+fn handle_network_key(change: &mut NetworkChange, key: &str, value: &str) -> Handled {
+    let plan = &mut change.plan;
     Some(match key {
         "address" => ("address", parse_prefix(value).map(|net| plan.addresses.push(net))),
         "route" => ("route", parse_prefix(value).map(|net| plan.routes.push(net.trunc()))),
         "mtu" => ("mtu", parse_number(value).map(|mtu| plan.mtu = Some(mtu))),
+        "endpoint_name" => {
+            ("endpoint_name", parse_endpoint_name(value).map(|name| change.endpoint_names.push(name)))
+        }
         _ => return None,
     })
 }
@@ -366,6 +371,12 @@ fn parse_allowed_ip(value: &str) -> Option<AllowedIpChange> {
         Some(value) => prefix(value).map(AllowedIpChange::Remove),
         None => prefix(value).map(AllowedIpChange::Add),
     }
+}
+
+/// A peer's key, a space, `host:port`.
+fn parse_endpoint_name(value: &str) -> Option<(PublicKey, EndpointName)> {
+    let (key, name) = value.split_once(' ')?;
+    Some((PublicKey::parse_hex(key).ok()?, name.parse().ok()?))
 }
 
 /// An address with a port, the scope of a link-local one by number or by the interface's name. No resolver here.
@@ -387,7 +398,7 @@ impl Request {
             Self::Get => Zeroizing::new("get=1\n\n".to_owned()),
             Self::Report => Zeroizing::new("report=1\n\n".to_owned()),
             Self::Set(update) => emit_set(update),
-            Self::Network(plan) => emit_network(plan),
+            Self::Network(change) => emit_network(change),
         }
     }
 }
@@ -451,7 +462,7 @@ fn emit_set(update: &DeviceUpdate) -> Zeroizing<String> {
     text
 }
 
-fn emit_network(plan: &NetworkPlan) -> Zeroizing<String> {
+fn emit_network(NetworkChange { plan, endpoint_names }: &NetworkChange) -> Zeroizing<String> {
     let mut text = String::from("network=1\n");
     let mut push = |key: &str, value: &dyn std::fmt::Display| {
         writeln!(text, "{key}={value}").expect("writing to a string cannot fail");
@@ -461,6 +472,9 @@ fn emit_network(plan: &NetworkPlan) -> Zeroizing<String> {
     if let Some(mtu) = plan.mtu {
         push("mtu", &mtu);
     }
+    for (peer, name) in endpoint_names {
+        push("endpoint_name", &format_args!("{} {name}", &*peer.to_hex()));
+    }
     text.push('\n');
     Zeroizing::new(text)
 }
@@ -468,6 +482,7 @@ fn emit_network(plan: &NetworkPlan) -> Zeroizing<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NetworkPlan;
     use crate::uapi::line::MAX_LINE;
 
     /// Clamped, so that it comes back as it went in.
@@ -513,7 +528,10 @@ mod tests {
             mtu: Some(1400),
             ..NetworkPlan::default()
         };
-        assert_eq!(seen[3], Event::Request(Request::Network(plan)));
+        assert_eq!(
+            seen[3],
+            Event::Request(Request::Network(NetworkChange { plan, ..NetworkChange::default() }))
+        );
     }
 
     #[test]
@@ -675,7 +693,10 @@ mod tests {
             routes: vec!["::/0".parse().unwrap()],
             ..NetworkPlan::default()
         };
-        let request = Request::Network(plan);
+        let key = PublicKey::from_bytes([7; 32]);
+        let endpoint_names =
+            ["vpn.example:51820", "[fe80::1%eth0]:9"].map(|name| (key, name.parse().unwrap())).to_vec();
+        let request = Request::Network(NetworkChange { plan, endpoint_names });
         assert_eq!(events(request.emit().as_bytes()), [Event::Request(request)]);
     }
 

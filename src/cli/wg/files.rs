@@ -7,9 +7,9 @@ use clap::Args;
 use super::super::report;
 use super::WgCommandError;
 use super::set::resolve;
-use crate::config::Config;
 use crate::config::device::DeviceUpdate;
 use crate::config::sync::ResolvedNames;
+use crate::config::{Config, NetworkChange};
 use crate::driver::config_file::{self, SyncConfig};
 use crate::driver::uapi_client::{UapiClient, UapiClientError};
 use crate::mode::request::ConfigSource;
@@ -91,7 +91,8 @@ fn become_what(config: &Config, name: &str, uapi_dir: Option<&Path>) -> Result<u
     let client = UapiClient::find(name, uapi_dir).map_err(talk)?;
     let update = config.changes_from(&client.status().map_err(talk)?, &names);
     apply_changes(&client, &update).map_err(talk)?;
-    client.network(&config.network_plan()).map_err(talk)?;
+    let change = NetworkChange { plan: config.network_plan(), endpoint_names: config.endpoint_names() };
+    client.network(&change).map_err(talk)?;
     Ok(0)
 }
 

@@ -322,8 +322,11 @@ impl Control {
                 }
                 reply.send(result).is_err()
             }
-            Command::Network(plan, reply) => {
-                let result = self.apply_network(plan);
+            Command::Network(change, reply) => {
+                let result = self.apply_network(change.plan);
+                if result.is_ok() {
+                    self.take_names(&change.endpoint_names);
+                }
                 reply.send(result).is_err()
             }
         };
@@ -395,6 +398,24 @@ impl Control {
         }
         self.parts.plan = plan;
         Ok(())
+    }
+
+    /// These are the names from now on. Whoever changed to them has resolved them once.
+    fn take_names(&mut self, names: &[(PublicKey, EndpointName)]) {
+        self.names.retain(|peer| names.iter().any(|(named, _)| named == peer));
+        if self.resolver.is_none() {
+            if !names.is_empty() {
+                warn!("endpoint names stay as they are resolved now: this tunnel was started without any");
+            }
+            return;
+        }
+        let now = clock::now();
+        for (peer, name) in names {
+            if let EndpointName::Name { host, port } = name {
+                self.names.insert(*peer, host, *port, now.boot);
+            }
+        }
+        self.ask_for_names(now);
     }
 
     /// When a name is due; never without a broker, because nothing would come of it but the next deadline.
