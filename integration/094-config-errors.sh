@@ -61,7 +61,10 @@ wrong '`wg0.conf`:4: `[Pear]` is not a section' "$(sed '4s/Peer/Pear/' <<<"$good
 
 for mtu in 0 575 65536; do wrong "\`wg0.conf\`:4: \`MTU\`: \`$mtu\` is not a number of bytes from 576 to 65535" "$(sed "3a MTU = $mtu" <<<"$good")"; done
 wrong '`wg0.conf`:8: `PresharedKey`: expected 32 bytes in base64 (44 characters), found 4 characters' "$(sed '7a PresharedKey = abc=' <<<"$good")"
-wrong '`wg0.conf`:2: `PrivateKey`: expected 32 bytes in base64 (44 characters), found characters that are not base64' "$(sed '2s/= .*/= AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==/' <<<"$good")"
+for key in "$(head -c 31 /dev/zero | base64)=31" "$(head -c 33 /dev/zero | base64)=33"; do
+  wrong "\`wg0.conf\`:2: \`PrivateKey\`: expected 32 bytes in base64 (44 characters), found ${key##*=} bytes" "$(sed "2s|= .*|= ${key%=*}|" <<<"$good")"
+done
+wrong '`wg0.conf`:2: `PrivateKey`: expected 32 bytes in base64 (44 characters), found characters that are not base64' "$(sed '2s/= .*/= AAAAAAAAAAAAAAAAAAAA!AAAAAAAAAAAAAAAAAAAAAA=/' <<<"$good")"
 wrong '`wg0.conf`:7: `Endpoint`: `192.0.2.1:0` has a port that is not a number from 1 to 65535' "$(sed '7s/:51820/:0/' <<<"$good")"
 wrong '`wg0.conf`:4: `ListenPort`: `65536` is not a port from 0 to 65535' "$(sed '3a ListenPort = 65536' <<<"$good")"
 wrong '`wg0.conf`:8: `PersistentKeepalive`: `65536` is not `off` or a number of seconds from 0 to 65535' "$(sed '7a PersistentKeepalive = 65536' <<<"$good")"
@@ -122,3 +125,15 @@ wg4netns: warning: \`warned.conf\`:5: \`PreDown\` is never executed
 wg4netns: warning: \`warned.conf\`:6: \`SaveConfig\` is ignored: the file is never written
 wg4netns: warning: \`warned.conf\`:7: \`FwMark\` is not set: it takes privileges over the host's network" "$ERR"
 test ! -e "$W/ran" || fail "a script was run"
+
+step "--strict-perms: such a file is refused"
+exposed="wg4netns: \`warned.conf\`: the file can be read by others (mode 0644); \`chmod 600\` it"
+for command in "3 check --strict-perms warned.conf" "125 run --strict-perms -c ./warned.conf -- true" "3 --netns-pid 1 --strict-perms -c ./warned.conf"; do
+  # shellcheck disable=SC2086 # words
+  capture "$WG4NETNS" ${command#* }
+  assert_status "${command%% *}"
+  assert_has "$command" "${exposed#*warned.conf}" "$ERR"
+done
+chmod 600 warned.conf
+capture "$WG4NETNS" check --strict-perms warned.conf
+assert_status 0

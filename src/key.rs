@@ -28,6 +28,12 @@ pub enum KeyError {
         /// Characters that were there.
         found: usize,
     },
+    /// As many characters as a key has, and they are base64, but not of 32 bytes.
+    #[error("expected 32 bytes in base64 (44 characters), found {found} bytes")]
+    Bytes {
+        /// What they stand for.
+        found: usize,
+    },
     /// The length is right, a character is not of the alphabet or the padding is wrong.
     #[error(
         "expected 32 bytes in {encoding} ({expected} characters), found characters that are not {encoding}"
@@ -70,10 +76,14 @@ fn parse_base64(text: &str, bytes: &mut [u8; KEY_LEN]) -> Result<(), KeyError> {
         let found = text.chars().count();
         return Err(KeyError::Length { encoding: "base64", expected: EXPECTED, found });
     }
-    match Base64::decode(text, bytes.as_mut_slice()) {
-        Ok(decoded) if decoded.len() == KEY_LEN => Ok(()),
-        Ok(_) | Err(_) => Err(KeyError::Alphabet { encoding: "base64", expected: EXPECTED }),
+    // 44 characters may also stand for 31 bytes or 33.
+    let mut scratch = Zeroizing::new([0; KEY_LEN + 1]);
+    match Base64::decode(text, scratch.as_mut_slice()) {
+        Ok(decoded) if decoded.len() == KEY_LEN => bytes.copy_from_slice(decoded),
+        Ok(decoded) => return Err(KeyError::Bytes { found: decoded.len() }),
+        Err(_) => return Err(KeyError::Alphabet { encoding: "base64", expected: EXPECTED }),
     }
+    Ok(())
 }
 
 fn parse_hex(text: &str, bytes: &mut [u8; KEY_LEN]) -> Result<(), KeyError> {

@@ -61,6 +61,9 @@ pub(super) struct CheckArgs {
     /// Configuration: a path, `-` for standard input, or a NAME sought in ~/.config/wg4netns and /etc/wireguard
     #[arg(value_name = "NAME|PATH|-")]
     pub(super) config: String,
+    /// Refuse a configuration or key file that others may read, instead of warning
+    #[arg(long)]
+    pub(super) strict_perms: bool,
 }
 
 /// Arguments of `doctor`.

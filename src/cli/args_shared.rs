@@ -94,14 +94,19 @@ pub(super) struct ConfigArgs {
     /// Take the configuration from this environment variable, and remove it
     #[arg(long, value_name = "VAR", conflicts_with = "config")]
     pub(super) config_env: Option<String>,
+    /// Refuse a configuration or key file that others may read, instead of warning
+    #[arg(long)]
+    pub(super) strict_perms: bool,
 }
 
 impl ConfigArgs {
     /// The source, if one was given.
     pub(super) fn source(self) -> Option<ConfigSource> {
-        self.config_env
+        let source = self
+            .config_env
             .map(ConfigSource::Variable)
-            .or_else(|| self.config.map(|value| ConfigSource::from_flag(&value)))
+            .or_else(|| self.config.map(|value| ConfigSource::from_flag(&value)))?;
+        Some(if self.strict_perms { ConfigSource::Private(Box::new(source)) } else { source })
     }
 }
 

@@ -204,7 +204,7 @@ fn check_config(value: &str) -> Result<String, DropInsError> {
             path.to_str().ok_or_else(|| DropInsError::Unwritable { path: path.clone() })?.to_owned()
         }
         ConfigSource::Name(name) => name,
-        ConfigSource::Stdin | ConfigSource::Variable(_) => {
+        ConfigSource::Stdin | ConfigSource::Variable(_) | ConfigSource::Private(_) => {
             return Err(DropInsError::Unwritable { path: value.into() });
         }
     })

@@ -126,7 +126,10 @@ pub(super) fn config_source(value: &OsStr) -> Result<ConfigSource, EngineCallErr
         ConfigSource::Stdin => {
             Err(EngineCallError::Value { flag: CONFIG_FLAG, value: value.into(), wanted: "a name or a path" })
         }
-        source @ (ConfigSource::Name(_) | ConfigSource::Path(_) | ConfigSource::Variable(_)) => Ok(source),
+        source @ (ConfigSource::Name(_)
+        | ConfigSource::Path(_)
+        | ConfigSource::Variable(_)
+        | ConfigSource::Private(_)) => Ok(source),
     }
 }
 

@@ -128,15 +128,27 @@ pub struct Warning {
     pub line: Option<usize>,
     /// One clause, without the file's name.
     pub text: String,
+    /// Others than the owner may read a key.
+    pub exposes_key: bool,
 }
 
 impl Config {
-    /// The warnings as they are printed: `` `wg0.conf`:7: `PostUp` is never executed ``.
-    pub fn warning_lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.warnings.iter().map(|warning| match warning.line {
+    fn warning_line(&self, warning: &Warning) -> String {
+        match warning.line {
             Some(line) => format!("`{}`:{line}: {}", self.name, warning.text),
             None => format!("`{}`: {}", self.name, warning.text),
-        })
+        }
+    }
+
+    /// The first warning that others may read a key, as it is printed.
+    #[must_use]
+    pub fn exposure(&self) -> Option<String> {
+        self.warnings.iter().find(|warning| warning.exposes_key).map(|warning| self.warning_line(warning))
+    }
+
+    /// The warnings as they are printed: `` `wg0.conf`:7: `PostUp` is never executed ``.
+    pub fn warning_lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.warnings.iter().map(|warning| self.warning_line(warning))
     }
 
     /// What the device becomes by this file: its peers replace all others.

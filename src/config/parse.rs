@@ -344,7 +344,11 @@ impl Parser {
     fn warn_once(&mut self, key: &'static str, line: usize, text: &str) {
         if !self.warned.contains(&key) {
             self.warned.push(key);
-            self.warnings.push(Warning { line: Some(line), text: format!("`{key}` {text}") });
+            self.warnings.push(Warning {
+                line: Some(line),
+                text: format!("`{key}` {text}"),
+                exposes_key: false,
+            });
         }
     }
 
@@ -379,7 +383,7 @@ impl Parser {
                 Some(&slot) => {
                     let text =
                         "this peer was configured before; the later section replaces the earlier".to_owned();
-                    self.warnings.push(Warning { line: Some(draft.line), text });
+                    self.warnings.push(Warning { line: Some(draft.line), text, exposes_key: false });
                     owners.retain(|_, owner| *owner != slot);
                     peers[slot] = config;
                     slot
@@ -400,7 +404,7 @@ impl Parser {
                         let text = format!(
                             "`AllowedIPs`: `{prefix}` was another peer's before; the last one gets it"
                         );
-                        self.warnings.push(Warning { line: Some(line), text });
+                        self.warnings.push(Warning { line: Some(line), text, exposes_key: false });
                     }
                 }
             }

@@ -36,6 +36,14 @@ pub struct LoadedConfig {
 }
 
 impl LoadedConfig {
+    /// Itself, if only its owner may read the keys.
+    ///
+    /// # Errors
+    /// [`ConfigFileError::Exposed`].
+    pub fn unexposed(self) -> Result<Self, ConfigFileError> {
+        self.config.exposure().map_or(Ok(self), |what| Err(ConfigFileError::Exposed(what)))
+    }
+
     /// `wg0` of `/etc/wireguard/wg0.conf`: what the tunnel is called by default.
     #[must_use]
     pub fn stem(&self) -> Option<&str> {
@@ -100,6 +108,9 @@ pub enum ConfigFileError {
         /// Bytes that are allowed.
         limit: u64,
     },
+    /// Others may read a key, and that is not allowed. (the warning as it would be printed)
+    #[error("{0}")]
+    Exposed(String),
     /// A mistake in the text.
     #[error("{0}")]
     Parse(ConfigError),
@@ -129,6 +140,7 @@ impl ConfigFileError {
             | Self::Unfit { .. }
             | Self::Read { .. }
             | Self::TooLarge { .. }
+            | Self::Exposed(_)
             | Self::Key { .. } => None,
         }
     }
@@ -372,7 +384,8 @@ impl Failure for ConfigFileError {
 }
 
 fn exposed_warning(what: &str, mode: u32) -> Warning {
-    Warning { line: None, text: format!("{what} can be read by others (mode {mode:04o}); `chmod 600` it") }
+    let text = format!("{what} can be read by others (mode {mode:04o}); `chmod 600` it");
+    Warning { line: None, text, exposes_key: true }
 }
 
 #[cfg(test)]

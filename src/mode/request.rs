@@ -39,6 +39,8 @@ pub enum ConfigSource {
     Stdin,
     /// The value of this environment variable, which is then removed.
     Variable(String),
+    /// One of the others, refused if somebody else may read its keys.
+    Private(Box<Self>),
 }
 
 impl ConfigSource {
@@ -60,6 +62,7 @@ impl ConfigSource {
         match self {
             Self::Name(name) => config_file::load(&config_file::find(name)?),
             Self::Path(path) => config_file::load(path),
+            Self::Private(source) => source.load()?.unexposed(),
             Self::Stdin => config_file::load_stdin(),
             Self::Variable(name) => config_file::load_variable(name),
         }

@@ -84,7 +84,7 @@ impl Reason {
                 Some("check the port in `Endpoint` and that the peer's WireGuard is running")
             }
             Self::Silence(_) => Some(
-                "check `Endpoint`, `PublicKey`, the peer's own entry for this key, and firewalls between",
+                "check `Endpoint`, `PublicKey`, the peer's own entry for this key, firewalls between, and this machine's clock",
             ),
             Self::CannotSend(_) => Some("check this machine's own network and firewall"),
             Self::UnderLoad | Self::Idle | Self::NoEndpoint => None,
