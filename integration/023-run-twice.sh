@@ -24,6 +24,8 @@ SECOND=$STARTED
 wait_for "the second" 10 grep -q up "$W/second.log"
 capture "$WG4NETNS" ls
 assert_has "both names" site-2 "$OUT"
+assert_has "the second says what that means" "wg4netns: warning: \`site\` runs with this configuration too: a peer answers whichever of both called last" "$(cat "$W/second.log")"
+assert_lacks "the first was alone" "runs with this configuration too" "$(cat "$W/first.log")"
 # Both are the same peer to the far end, which answers whoever shook hands last: the first needs its own new one.
 wait_for "an answer to the first" 25 "$WG4NETNS" exec site -- ping -c 1 -W 1 10.6.0.2
 

@@ -21,7 +21,7 @@ use crate::driver::config_file::{ConfigFileError, LoadedConfig};
 use crate::driver::daemonize::DaemonizeError;
 use crate::driver::failure::{Failure, FailureClass};
 use crate::driver::instance::{
-    self, DirectoryError, InstanceError, InstanceGuard, InstanceName, InstanceRecord, NameChoice,
+    self, DirectoryError, Instance, InstanceError, InstanceGuard, InstanceName, InstanceRecord, NameChoice,
     RecordedTarget,
 };
 use crate::driver::interface_name::InterfaceName;
@@ -396,7 +396,7 @@ pub(super) fn start_broker(
     if names.is_empty() { Ok(None) } else { Ok(Some(Broker::spawn(helper)?)) }
 }
 
-/// Writes down who we are, for `ls`, `status`, `stop` and `exec`.
+/// Writes down who we are, for `ls`, `status`, `stop` and `exec`; says who else has our configuration, and so our key.
 pub(super) fn record(
     instance: &InstanceGuard,
     mode: &str,
@@ -404,9 +404,21 @@ pub(super) fn record(
     target: RecordedTarget,
     config: Option<String>,
 ) -> Result<(), StartError> {
+    if let Some(other) = config.as_deref().and_then(|config| sharer(instance, config)) {
+        warn!("`{other}` runs with this configuration too: a peer answers whichever of both called last");
+    }
     let record = InstanceRecord::of_this_process(mode, interface.clone(), target, config)
         .map_err(StartError::Machinery)?;
     Ok(instance.record(&record)?)
+}
+
+/// An instance with the same configuration, if there is one. Who cannot be asked does not keep us from starting.
+fn sharer(instance: &InstanceGuard, config: &str) -> Option<InstanceName> {
+    let others = instance::list(instance.directory()).unwrap_or_default();
+    let shares = |other: &Instance| {
+        other.record.as_ref().is_some_and(|record| record.config.as_deref() == Some(config))
+    };
+    others.into_iter().find(shares).map(|other| other.name)
 }
 
 /// Everything of a tunnel but its lifetime, from what was made one by one.
