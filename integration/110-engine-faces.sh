@@ -12,6 +12,7 @@ inside() {
   cp "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf
   sed 's/^Endpoint.*/Endpoint = 10.9.0.2:9/' "$SHARED/wg0.conf" >~/.config/wg4netns/dead.conf
   sed 's/^AllowedIPs.*/AllowedIPs = 0.0.0.0\/0, ::\/0/' "$SHARED/wg0.conf" >~/.config/wg4netns/all.conf
+  cut_key "$SHARED/wg0.conf" >~/.config/wg4netns/cut.conf
   chmod 600 ~/.config/wg4netns/*
   "$WG4NETNS" drop-ins install >"$W/install.out"
   if [ "$ENGINE" = trixie ]; then with_pasta; faces; pasta_options; fi
@@ -101,6 +102,8 @@ faces() {
   wait=''
   refused absent 'no configuration .absent.'
   refused "$W/absent.conf" "cannot open .$W/absent.conf.: No such file"
+  refused cut "$HOME/.config/wg4netns/cut.conf.:2: .PrivateKey.: expected 32 bytes"
+  assert_lacks_parts "no part of the key is quoted" "$(sed -n 's/^PrivateKey = //p' "$SHARED/wg0.conf")" "$OUT$ERR"
   wait_for "no process of ours to be left" 2 no_processes
 }
 

@@ -93,6 +93,9 @@ inside() {
   refused 'no handshake within 1 s' --annotation dev.wg4netns.config=dead --annotation dev.wg4netns.wait-handshake=1
   assert_at_most "ms until then" 5000 "$TOOK_MS"
   refused 'absent.conf' --annotation dev.wg4netns.config=absent
+  cut_key "$SHARED/wg0.conf" >~/.config/wg4netns/cut.conf; chmod 600 ~/.config/wg4netns/cut.conf
+  refused "$HOME/.config/wg4netns/cut.conf.:2: .PrivateKey.: expected 32 bytes" --annotation dev.wg4netns.config=cut
+  assert_lacks_parts "no part of the key is quoted" "$(sed -n 's/^PrivateKey = //p' "$SHARED/wg0.conf")" "$OUT$ERR"
   refused 'unknown annotation .dev.wg4netns.wait_handshake.' --annotation dev.wg4netns.wait_handshake=1
   # podman 5.4.2 with a terminal prints nonsense about conmon whenever a hook fails, whatever the hook.
   [ "$ENGINE" != host ] || refused 'absent.conf' --annotation dev.wg4netns.config=absent --tty

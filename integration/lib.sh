@@ -132,6 +132,12 @@ assert_lacks() { # WHAT PART WHOLE
   case $3 in *"$2"*) printf '  not wanted: %s\n  got: %s\n' "$2" "$3" >&2; fail "$1" ;; esac
 }
 
+# assert_lacks_parts WHAT SECRET WHOLE: no eight characters in a row of SECRET are in WHOLE.
+assert_lacks_parts() {
+  local start
+  for ((start = 0; start + 8 <= ${#2}; start++)); do assert_lacks "$1" "${2:start:8}" "$3"; done
+}
+
 assert_matches() { # WHAT EXTENDED-REGEX WHOLE
   [[ $3 =~ $2 ]] && return
   printf '  wanted match: %s\n  got: %s\n' "$2" "$3" >&2
@@ -284,6 +290,9 @@ our_conf() {
   { echo '[Interface]'; printf '%s\n' "${device_lines[@]}"; echo; echo '[Peer]'; printf '%s\n' "${peer_lines[@]}"; } >"$file"
   chmod 600 "$file"
 }
+
+# cut_key FILE: FILE, its PrivateKey cut off after 20 characters.
+cut_key() { sed -E 's/^(PrivateKey = .{20}).*/\1/' "$1"; }
 
 # replace_line ARRAY 'Key = value': sets the line with that key, or adds it; 'Key =' removes it.
 replace_line() {
