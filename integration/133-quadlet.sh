@@ -42,6 +42,18 @@ inside() {
   podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 2 no_processes
 
+  step "a port that is published with -p is reached from here and from elsewhere, and goes with the container"
+  "$WG4NETNS" quadlet web --image localhost/busybox -p 18061:80 -- sh -c 'echo of the unit >/index.html; exec httpd -f -h /' \
+    >"$units/web.container"
+  SERVICE=$(dryrun web) || { cat "$W/dryrun.err" >&2; fail "quadlet refuses the unit"; }
+  run_service
+  assert_status 0
+  wait_for "the page" 5 page_at 127.0.0.1:18061
+  page_at 10.9.0.1:18061 || fail "no page from elsewhere"
+  podman rm --force --time 0 web >/dev/null
+  wait_for "no process of ours to be left" 2 no_processes
+  assert_eq "who listens on the port" "" "$(ss -Hltn '( sport = 18061 )')"
+
   step "without a peer the service fails, and says why"
   "$WG4NETNS" quadlet web --image localhost/busybox --config dead --wait-handshake=1 -- sleep 1000 >"$units/web.container"
   sed 's/^Endpoint.*/Endpoint = 10.9.0.2:9/' "$SHARED/wg0.conf" >~/.config/wg4netns/dead.conf; chmod 600 ~/.config/wg4netns/dead.conf
@@ -78,11 +90,12 @@ inside() {
   step "from gluetun's compose file"
   compose >"$W/compose.yml"
   grep '^PrivateKey' "$SHARED/wg0.conf" | sed 's/.* = /KEY=/' >"$W/.env"
-  capture "$WG4NETNS" quadlet app --from-gluetun "$W/compose.yml" -- sleep 1000
+  capture "$WG4NETNS" quadlet app --from-gluetun "$W/compose.yml" -- sh -c 'echo of the unit >/index.html; exec httpd -f -h /'
   said
   assert_status 0
   assert_lacks "a key in the unit" "$(sed 's/^KEY=//' "$W/.env")" "$OUT$ERR"
   assert_has "its own port is left out, and said to be" "left out, gluetun's own: 8888:8888/tcp" "$OUT"
+  assert_eq "the other one is kept" "Annotation=dev.wg4netns.publish=127.0.0.1:18062:80" "$(grep publish <<<"$OUT")"
   printf '%s\n' "$OUT" >"$units/app.container"
   assert_eq "mode of the configuration" 600 "$(stat -c %a ~/.config/wg4netns/app.conf)"
   SERVICE=$(dryrun app)
@@ -90,6 +103,7 @@ inside() {
   run_service
   assert_status 0
   assert_eq "what the far end saw" "you are 10.6.0.1" "$(podman exec app wget -qO- http://far.test/)"
+  wait_for "the page at the port that is kept" 5 page_at 127.0.0.1:18062
   podman rm --force --time 0 app >/dev/null
   wait_for "no process of ours to be left" 2 no_processes
 
@@ -99,13 +113,15 @@ inside() {
   assert_eq "and there is no unit" "" "$OUT"
 }
 
+page_at() { [ "$(curl -sS -m 2 "http://$1/")" = "of the unit" ]; }
+
 compose() {
   cat <<C
 services:
   gluetun:
     image: docker.io/qmcgee/gluetun:v3.40
     cap_add: [NET_ADMIN]
-    ports: ["8888:8888/tcp"]
+    ports: ["8888:8888/tcp", "127.0.0.1:18062:80"]
     environment:
       - VPN_SERVICE_PROVIDER=custom
       - VPN_TYPE=wireguard
