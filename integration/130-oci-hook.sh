@@ -57,6 +57,8 @@ inside() {
   podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 2 no_processes
 
+  mounted_socket
+
   step "a published port is there on the host, and goes with the container"
   "${run[@]}" --annotation dev.wg4netns.publish="127.0.0.1:18080:80 127.0.0.1:18081:81" --detach --name web busybox \
     sh -c 'echo inside >/index.html; exec httpd -f -p 80 -h /' >/dev/null
@@ -101,6 +103,41 @@ inside() {
   [ "$ENGINE" != host ] || refused 'absent.conf' --annotation dev.wg4netns.config=absent --tty
   run=(podman --hooks-dir "$hooks" run --annotation dev.wg4netns.config=work)
   if [ "$ENGINE" = host ]; then refused 'another interface is up: .tap0.' --network slirp4netns; else refused 'another interface is up' --network pasta; fi
+  wait_for "no process of ours to be left" 2 no_processes
+}
+
+# A container that has the configuration socket of another one's tunnel. The socket's mode is opened on purpose: who asks is to
+# be refused by the server, not by the file.
+mounted_socket() {
+  local id socket libraries=() directory
+  step "a configuration socket that is mounted into a container serves its owner there, and no other user of the container"
+  "${run[@]}" --detach --name web busybox sleep 1000 >/dev/null
+  id=$(podman inspect -f '{{.Id}}' web)
+  socket=$XDG_RUNTIME_DIR/wireguard/${id:0:12}.sock
+  test -S "$socket" || fail "no socket: $socket"
+  chmod 666 "$socket"
+  cat >"$W/ask" <<'P'
+use IO::Socket::UNIX; $SIG{PIPE} = "IGNORE";
+my $s = IO::Socket::UNIX->new(Peer => "/uapi.sock") or die "connect: $!";
+my $answer; syswrite($s, "get=1\n\n");
+print "uid $>: ", sysread($s, $answer, 11) ? $answer : "nothing", "\n";
+P
+  chmod 644 "$W/ask"
+  for directory in /usr /lib /lib64; do libraries+=(--volume "$directory:$directory:ro"); done
+  asked_as() { # WANTED FLAG…
+    capture podman run --rm --network none "${libraries[@]}" --volume "$W/ask:/ask:ro" --volume "$socket:/uapi.sock" "${@:2}" \
+      busybox /usr/bin/perl /ask
+    said
+    assert_status 0
+    assert_eq "what is answered to: ${*:2}" "$1" "$OUT"
+  }
+  asked_as "uid 0: private_key" --user 0
+  asked_as "uid 12345: nothing" --user 12345
+  asked_as "uid $(id -u): private_key" --userns=keep-id
+  asked_as "uid 0: nothing" --userns=keep-id --user 0
+  wait_for "the log" 2 sh -c "'$WG4NETNS' logs ${id:0:12} | grep -c 'refused a configuration client of another user' | grep -qx 2"
+  assert_eq "the page, all the same" "you are 10.6.0.1" "$(podman exec web wget -qO- http://far.test/)"
+  podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 2 no_processes
 }
 
