@@ -47,7 +47,7 @@ within 10 "$(awk '{ printf "%.1f\n", $1 / 1024 }' <"$W/resident" | median)" "res
 
 theirs=$CACHE/bin/wireguard4netns
 if [ -x "$theirs" ]; then
-  for _ in {1..5}; do
+  for _ in {1..10}; do
     start_target
     begin=$(now_us)
     (cd "$W/tmp" && timeout 20 "$theirs" "$TARGET" wg0 "$W/wg0.conf" >>"$W/theirs.log" 2>&1) || { note "wireguard4netns failed: $(tail -n 1 "$W/theirs.log")"; break; }

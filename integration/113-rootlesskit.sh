@@ -64,7 +64,7 @@ P
     assert_has "the page, twice" "you are 10.6.0.1you are 10.6.0.1" "$OUT"
     wait_for "no process of ours to be left" 2 no_processes
 
-    step "its pasta driver configures while we would: refused, and there is no network"
+    step "its pasta driver, which does not ask for configuration (--config-net): no network, and no other way out"
     ln -s "$WG4NETNS" "$W/faces/pasta"
     capture timeout 20 rootlesskit --net=pasta "--pasta-binary=$W/faces/pasta" --port-driver=none --copy-up=/etc sh -c 'curl -sS -m 2 http://10.6.0.2/'
     said
