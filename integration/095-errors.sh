@@ -211,3 +211,22 @@ assert_has "the route that was there" "10.6.7.0/24 dev other0" "$(in_target ip r
 warned "no kill switch: other0 remains" "the route 10.6.7.0/24 goes by another interface already"
 in_target ip link del other0
 assert_nothing_left
+
+step "the kernel refuses offloads: one warning"
+# The tunnel's eighth to eleventh ioctl set them; its helper makes no more than two.
+our_conf "$CONF" "Address = 10.6.0.1/24"
+# attach_refused WHICH: as attach, where these ioctls fail.
+attach_refused() {
+  rm -f "$W/wg0.ready"
+  start wg0 strace -D -f -qq -o /dev/null -e trace=ioctl -e "inject=ioctl:error=EINVAL:when=$1" "$WG4NETNS" --netns-pid "$TARGET" --config "$CONF" --ready-fd 9 9>"$W/wg0.ready"
+  OURS=$STARTED
+  wait_for "ready" 10 ready_or_dead wg0 "$OURS"
+}
+attach_refused 8..11
+warned "offload off: TUNSETOFFLOAD: Invalid argument (os error 22)"
+attach_refused 8..9
+warned "segmentation offload off: TUNSETOFFLOAD: Invalid argument (os error 22)"
+attach_refused 8
+not grep 'warning: ' "$W/wg0.log" || fail "older kernels lack UDP, and nobody needs to know"
+kill "$OURS"; wait_for "the end" 2 gone "$OURS"
+assert_nothing_left

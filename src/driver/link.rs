@@ -29,7 +29,7 @@ use super::ethernet;
 use crate::packet::batch::{MAX_PACKET_LEN, PacketBatch, VNET_HEADER_LEN};
 use crate::sys::os_error::OsError;
 use crate::sys::packet_socket;
-use crate::sys::tun::{self, Offloads, TunError};
+use crate::sys::tun::{self, OffloadRefusal, Offloads, TunError};
 use crate::sys::wait;
 
 /// Most packets that one call reads: enough to share the cost of a send, few enough to keep latency low.
@@ -47,6 +47,7 @@ pub struct Link {
     queue: OwnedFd,
     medium: Medium,
     offloads: Offloads,
+    offload_refusal: Option<OffloadRefusal>,
     shutdown: Arc<Shutdown>,
     /// `preadv2(RWF_NOWAIT)` works here; found out by trying.
     reads_without_waiting: AtomicBool,
@@ -165,8 +166,14 @@ impl Link {
         if packet_socket::is_one(queue.as_fd()) {
             // What a packet socket takes is not asked for; what it does not take is refused packet by packet.
             let offloads = Offloads { checksum: true, tcp: true, udp: true };
-            let reads_without_waiting = AtomicBool::new(true);
-            Ok(Self { queue, medium: Medium::Veth, offloads, shutdown, reads_without_waiting })
+            Ok(Self {
+                queue,
+                medium: Medium::Veth,
+                offloads,
+                offload_refusal: None,
+                shutdown,
+                reads_without_waiting: AtomicBool::new(true),
+            })
         } else {
             Self::from_tun(queue, shutdown)
         }
@@ -178,16 +185,17 @@ impl Link {
     /// See [`TunError`]; TAP devices and devices with packet information are refused.
     pub fn from_tun(queue: OwnedFd, shutdown: Arc<Shutdown>) -> Result<Self, TunError> {
         let interface = tun::inspect(queue.as_fd())?;
-        let offloads = if interface.vnet_header {
+        let (offloads, offload_refusal) = if interface.vnet_header {
             tun::set_header(queue.as_fd())?;
             tun::enable_offloads(queue.as_fd())
         } else {
-            Offloads::default()
+            (Offloads::default(), None)
         };
         Ok(Self {
             queue,
             medium: if interface.vnet_header { Medium::Tun } else { Medium::BareTun },
             offloads,
+            offload_refusal,
             shutdown,
             reads_without_waiting: AtomicBool::new(true),
         })
@@ -206,6 +214,12 @@ impl Link {
     #[must_use]
     pub const fn offloads(&self) -> Offloads {
         self.offloads
+    }
+
+    /// Why that is less than every kernel has, for people, once.
+    #[must_use]
+    pub const fn offload_refusal(&self) -> Option<OffloadRefusal> {
+        self.offload_refusal
     }
 
     /// The interface's name as it is now; MTU and state are told by an rtnetlink socket only.

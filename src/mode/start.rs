@@ -474,6 +474,9 @@ impl Interface {
     ) -> Result<Self, StartError> {
         let link_shutdown = Shutdown::new()?;
         let link = Link::from_queue(queue, Arc::clone(&link_shutdown))?;
+        if let Some(refusal) = link.offload_refusal() {
+            warn!("{refusal}");
+        }
         Ok(Self { link, link_shutdown, state, rtnetlink })
     }
 }

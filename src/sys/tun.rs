@@ -107,6 +107,17 @@ pub struct Offloads {
     pub udp: bool,
 }
 
+/// Offloads that every kernel has, and this one refused: packets pass one by one, at a fraction of the speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OffloadRefusal {
+    /// Super-packets; checksums were taken.
+    #[error("segmentation offload off: TUNSETOFFLOAD: {0}")]
+    Segmentation(OsError),
+    /// Checksums too.
+    #[error("offload off: TUNSETOFFLOAD: {0}")]
+    All(OsError),
+}
+
 /// What a TUN descriptor is attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunInterface {
@@ -201,21 +212,30 @@ pub fn set_header(fd: BorrowedFd<'_>) -> Result<(), TunError> {
     if cfg!(target_endian = "big") { set(TUNSETVNETLE, 0) } else { Ok(()) }
 }
 
-/// Turns on as many offloads as the kernel has: all, then without UDP, then checksums alone, then none.
+/// Turns on as many offloads as the kernel has: all, then without UDP, then checksums alone, then none; and why there
+/// are fewer than checksums and TCP, which every kernel has.
 ///
 /// It is a setting of the interface: once for all queues.
 #[must_use]
-pub fn enable_offloads(fd: BorrowedFd<'_>) -> Offloads {
-    let ladder = [
-        Offloads { checksum: true, tcp: true, udp: true },
-        Offloads { checksum: true, tcp: true, udp: false },
-        Offloads { checksum: true, tcp: false, udp: false },
-    ];
-    ladder.into_iter().find(|offloads| set_offloads(fd, *offloads).is_ok()).unwrap_or_else(|| {
-        // An interface that was taken over may have some on from before.
-        let _refused_too = set_offloads(fd, Offloads::default());
-        Offloads::default()
-    })
+pub fn enable_offloads(fd: BorrowedFd<'_>) -> (Offloads, Option<OffloadRefusal>) {
+    descend(|offloads| set_offloads(fd, offloads))
+}
+
+fn descend(mut set: impl FnMut(Offloads) -> Result<(), OsError>) -> (Offloads, Option<OffloadRefusal>) {
+    let all = Offloads { checksum: true, tcp: true, udp: true };
+    // UDP is new (Linux 6.2): that it is missing is nothing to speak of.
+    let without_udp = Offloads { udp: false, ..all };
+    if set(all).is_ok() {
+        return (all, None);
+    }
+    let Err(source) = set(without_udp) else { return (without_udp, None) };
+    let checksums = Offloads { checksum: true, ..Offloads::default() };
+    if set(checksums).is_ok() {
+        return (checksums, Some(OffloadRefusal::Segmentation(source)));
+    }
+    // An interface that was taken over may have some on from before.
+    let _refused_too = set(Offloads::default());
+    (Offloads::default(), Some(OffloadRefusal::All(source)))
 }
 
 /// Sets exactly these offloads.
@@ -310,3 +330,34 @@ const TUNSETVNETHDRSZ: libc::Ioctl =
     nix::request_code_write!(b'T', 216, size_of::<libc::c_int>()) as libc::Ioctl;
 const TUNSETVNETLE: libc::Ioctl =
     nix::request_code_write!(b'T', 220, size_of::<libc::c_int>()) as libc::Ioctl;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of it where the kernel takes no more than `taken`, and what it was asked for.
+    fn descend_to(taken: Option<Offloads>) -> (Offloads, Option<String>, usize) {
+        let mut asked = 0;
+        let (offloads, refusal) = descend(|offloads| {
+            asked += 1;
+            if taken == Some(offloads) { Ok(()) } else { Err(Errno::EINVAL.into()) }
+        });
+        (offloads, refusal.map(|refusal| refusal.to_string()), asked)
+    }
+
+    #[test]
+    fn refused_offloads_are_spoken_of_unless_they_are_new() {
+        let none = Offloads::default();
+        let checksums = Offloads { checksum: true, ..none };
+        let without_udp = Offloads { tcp: true, ..checksums };
+        let all = Offloads { udp: true, ..without_udp };
+        assert_eq!(descend_to(Some(all)), (all, None, 1));
+        assert_eq!(descend_to(Some(without_udp)), (without_udp, None, 2), "before Linux 6.2");
+        let segmentation =
+            "segmentation offload off: TUNSETOFFLOAD: Invalid argument (os error 22)".to_owned();
+        assert_eq!(descend_to(Some(checksums)), (checksums, Some(segmentation), 3));
+        let said = "offload off: TUNSETOFFLOAD: Invalid argument (os error 22)".to_owned();
+        assert_eq!(descend_to(Some(none)), (none, Some(said.clone()), 4), "what was on before is off");
+        assert_eq!(descend_to(None), (none, Some(said), 4));
+    }
+}

@@ -180,7 +180,7 @@ fn tun() -> Seen {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Refusal { step: Step::Configure, call: format!("{error}{cause}"), error: None }
     })?;
-    let offloads = queues.first().map(|queue| tun::enable_offloads(queue.as_fd())).unwrap_or_default();
+    let offloads = queues.first().map(|queue| tun::enable_offloads(queue.as_fd()).0).unwrap_or_default();
     let names = [("checksum", offloads.checksum), ("TCP", offloads.tcp), ("UDP", offloads.udp)];
     let on: Vec<_> = names.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let on = if on.is_empty() { "no offload".into() } else { format!("offloads: {}", on.join(", ")) };
