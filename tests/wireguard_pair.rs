@@ -1,11 +1,12 @@
 //! Two devices on a perfect wire, and a clock that jumps to the next deadline.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use wg4netns::packet::batch::VNET_HEADER_LEN;
 use wg4netns::time::Now;
 
-use crate::wireguard_node::{Datagram, Node, after, at, packet, since_start};
+use crate::wireguard_node::{Datagram, Node, after, at, packet, packet_of, since_start};
 
 /// Alice is 10.0.0.1 and knows where Bob is; Bob is 10.0.0.2 and learns where Alice is.
 pub(crate) struct Pair {
@@ -98,6 +99,15 @@ pub(crate) fn back(len: usize) -> Vec<u8> {
     packet("10.0.0.2", "10.0.0.1", &vec![0xb; len])
 }
 
+/// A packet of either family from Alice to Bob with a traffic class.
+fn there_with(class: u8) -> [Vec<u8>; 2] {
+    let v6 = |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).into();
+    [
+        packet_of(253, [10, 0, 0, 1].into(), [10, 0, 0, 2].into(), class, b"marked"),
+        packet_of(253, v6(1), v6(2), class, b"marked"),
+    ]
+}
+
 /// The same behind an empty virtio-net header.
 pub(crate) fn framed(packet: &[u8]) -> Vec<u8> {
     [&[0; VNET_HEADER_LEN], packet].concat()
@@ -127,6 +137,41 @@ fn ipv6_passes_too() {
     pair.a.send(&there, at(1));
     pair.exchange(at(1));
     assert_eq!(pair.b.take_delivered(), [there]);
+}
+
+#[test]
+fn the_outside_shows_whether_a_packet_takes_part_in_ecn_and_nothing_else_of_its_class() {
+    // The first of them waits for the handshake, and is sealed elsewhere than those after it.
+    for first in 0..4 {
+        let mut pair = Pair::new();
+        for (inner, outer) in
+            [(0xb9, 1), (1, 1), (2, 2), (3, 2), (0xb8, 0)].into_iter().cycle().skip(first).take(5)
+        {
+            for packet in there_with(inner) {
+                pair.a.send(&packet, at(0));
+                let wire = pair.exchange(at(0));
+                let (data, handshakes): (Vec<_>, Vec<_>) = wire.iter().partition(|d| d.kind() == 4);
+                assert_eq!(data.iter().map(|d| d.traffic_class).collect::<Vec<_>>(), [outer], "{inner:#x}");
+                assert!(handshakes.iter().all(|d| d.traffic_class == 0x88), "{handshakes:?}");
+                assert_eq!(pair.b.take_delivered(), [packet], "inside it stays as it was");
+            }
+        }
+    }
+}
+
+#[test]
+fn congestion_met_outside_is_told_inside_to_those_who_take_part() {
+    let mut pair = Pair::connected();
+    for (sent, delivered) in [(0xb9, 0xbb), (1, 3), (2, 3), (3, 3), (0xb8, 0xb8), (0, 0)] {
+        for (packet, expected) in there_with(sent).into_iter().zip(there_with(delivered)) {
+            pair.a.send(&packet, at(1));
+            let mut wire = pair.a.take_sent();
+            assert_eq!(kinds(&wire), [4]);
+            wire[0].traffic_class |= 3;
+            pair.b.receive(&wire, at(1));
+            assert_eq!(pair.b.take_delivered(), [expected], "{sent:#x}");
+        }
+    }
 }
 
 #[test]
