@@ -153,6 +153,24 @@ fn without_checksum_offload_runs_are_resent_singly_whatever_their_size() {
     }
 }
 
+/// What older kernels say of segments over the MTU.
+#[test]
+fn a_run_that_is_an_invalid_argument_is_resent_singly_and_shorter_segments_still_go_in_runs() {
+    let test = "a_run_that_is_an_invalid_argument_is_resent_singly_and_shorter_segments_still_go_in_runs";
+    if !under_injection(test, "sendmsg:error=EINVAL:when=1") {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    for _ in 0..2 {
+        let outcome = a.send(&run(to(LOCALHOST[0], &b), 5000, 1000, 0), NOW);
+        assert_eq!((outcome.datagrams, outcome.failures.len()), (5, 0));
+        assert_eq!(receive(&b, 5000).0.len(), 5);
+    }
+    assert_eq!(a.refusal_count.load(Ordering::Acquire), 1);
+    a.send(&run(to(LOCALHOST[0], &b), 500, 100, 0), NOW);
+    assert_eq!(receive(&b, 500).0, [(500, 100)]);
+}
+
 #[test]
 fn full_queues_and_filters_cost_the_run_and_nothing_else() {
     if !under_injection(
