@@ -152,7 +152,12 @@ struct Bystander(Child);
 
 impl Bystander {
     fn start() -> Self {
-        Self(plain_user().args(["-c", "exec sleep 600"]).stdin(Stdio::null()).spawn().expect("sh(1)"))
+        let child = plain_user().args(["-c", "exec sleep 600"]).stdin(Stdio::null()).spawn().expect("sh(1)");
+        let bystander = Self(child);
+        // Before its last exec it may still have capabilities, and then nobody without them may look.
+        let comm = format!("/proc/{}/comm", bystander.pid());
+        wait_for("the bystander", || fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n"));
+        bystander
     }
 
     fn pid(&self) -> u32 {
