@@ -469,6 +469,9 @@ table inet canary {
     type filter hook output priority 0
     oifname "h0" ip daddr 10.9.0.2 udp dport 51820 accept
     oifname "h0" ip6 daddr fd09::2 udp dport 51820 accept
+    # The far end may answer a helper that has ended meanwhile, and the host's kernel says that nobody is there.
+    oifname "h0" ip daddr 10.9.0.2 icmp type destination-unreachable counter accept
+    oifname "h0" ip6 daddr fd09::2 icmpv6 type destination-unreachable counter accept
     oifname "h0" icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld2-listener-report } accept
     counter name sent
   }
