@@ -26,31 +26,43 @@ covered C10b "an outage of five minutes" 076-outage
 
 # --- what the kernel says: injected into system calls, a second long -----------------------------------------------
 
-# call_fails CALL ERRNO: it fails whenever one of our threads makes it, for a second; then all is well within one more.
-# Where that has a thread call again at once, it is over after three thousand times: strace cannot let go of a thread in
-# the middle of a call it has changed (`ptrace_syscall_info.op`), and the process does not survive it.
+# call_fails CALL ERRNO TIMES: it fails that often in each of our threads; then all is well within a second. Only when it
+# fails no more is strace told to go: it cannot let go of a thread in the middle of a call it has changed
+# (`ptrace_syscall_info.op`), and the process does not survive it.
 call_fails() {
   fresh
-  start strace strace -f -qq -o "$W/strace" -e trace="$1" -e inject="$1:error=$2:when=1..3000" -p "$OURS"
+  start strace strace -f -qq -o "$W/strace" -e trace="$1" -e inject="$1:error=$2:when=1..$3" -p "$OURS"
   wait_for "the tracer" 5 sh -c "grep -q '^TracerPid:[^0-9]*[1-9]' /proc/$OURS/status"
   in_target ping -c 20 -i 0.04 -W 0.2 -q 10.6.0.2 >/dev/null || true
-  grep -q INJECTED "$W/strace" || fail "nothing was injected: the fault is not real"
+  [ "$(injected)" -gt 0 ] || fail "nothing was injected: the fault is not real"
+  wait_for "the last of its failures" 10 no_more_injected
   lives
   kill "$STARTED"; wait_for "the tracer's end" 3 gone "$STARTED"
   recovers 1
-  tell "$(grep -c INJECTED "$W/strace") calls failed"
+  tell "$(injected) calls failed"
+}
+injected() { grep -c INJECTED "$W/strace"; }
+no_more_injected() { # for a fifth of a second
+  local before end; before=$(injected); end=$(($(now_ms) + 200))
+  until [ "$(now_ms)" -ge "$end" ]; do sleep 0.05; done
+  [ "$(injected)" = "$before" ]
 }
 for errno in ENETUNREACH EHOSTUNREACH EPERM EACCES EINVAL EMSGSIZE ENOBUFS ENOMEM ECONNREFUSED EIO ENETDOWN; do
-  fault "C4s" "sending fails: $errno" "counted, answers ≤ 1 s after" call_fails sendmsg "$errno"
+  fault "C4s" "sending fails: $errno" "counted, answers ≤ 1 s after" call_fails sendmsg "$errno" 150
 done
+# Those have a thread call again at once.
 for errno in ECONNREFUSED ENOMEM ENOBUFS EHOSTUNREACH ENETDOWN EINTR; do
-  fault "C4r" "receiving fails: $errno" "counted, answers ≤ 1 s after" call_fails recvmmsg "$errno"
+  fault "C4r" "receiving fails: $errno" "counted, answers ≤ 1 s after" call_fails recvmmsg "$errno" 3000
 done
-for errno in EIO EAGAIN ENOMEM EINTR; do
-  fault "C4t" "reading the TUN fails: $errno" "counted, answers ≤ 1 s after" call_fails preadv2 "$errno"
+for errno in EAGAIN EINTR; do
+  fault "C4t" "reading the TUN fails: $errno" "counted, answers ≤ 1 s after" call_fails preadv2 "$errno" 3000
+done
+# After those it waits a tenth of a second.
+for errno in EIO ENOMEM; do
+  fault "C4t" "reading the TUN fails: $errno" "counted, answers ≤ 1 s after" call_fails preadv2 "$errno" 8
 done
 for errno in EIO EINVAL ENOBUFS EAGAIN ENOMEM; do
-  fault "C4w" "writing the TUN fails: $errno" "counted, answers ≤ 1 s after" call_fails writev "$errno"
+  fault "C4w" "writing the TUN fails: $errno" "counted, answers ≤ 1 s after" call_fails writev "$errno" 150
 done
 
 # --- the same, by what the host's network does ---------------------------------------------------------------------
