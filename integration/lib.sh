@@ -457,6 +457,15 @@ watch_container() {
 in_watch() { podman unshare nsenter --net="$W/watch.ns" "$@"; }
 container_namespace_gone() { ! in_watch ip link show "$WATCHED" >/dev/null 2>&1; }
 
+# datagram_comes_back PORT: what is sent to that port of this machine is echoed.
+datagram_comes_back() {
+  local line
+  exec 7<>"/dev/udp/127.0.0.1/$1"
+  echo hallo >&7
+  # Not read, which takes a byte at a time and loses the rest of the datagram.
+  line=$(timeout 1 dd bs=100 count=1 <&7 2>/dev/null) && [ "$line" = hallo ]
+}
+
 # canaries: counts every packet of host that is not between our UDP socket and the far end, and listens on every
 # address and at every resolver's socket.
 canaries() {

@@ -106,7 +106,7 @@ impl ConfigArgs {
             .config_env
             .map(ConfigSource::Variable)
             .or_else(|| self.config.map(|value| ConfigSource::from_flag(&value)))?;
-        Some(if self.strict_perms { ConfigSource::Private(Box::new(source)) } else { source })
+        Some(source.strict(self.strict_perms))
     }
 }
 

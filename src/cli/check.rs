@@ -10,9 +10,7 @@ use crate::mode::request::ConfigSource;
 
 /// Mistakes are errors; warnings go to standard error, what the file says to standard output.
 pub(super) fn check(args: &CheckArgs) -> Result<u8, ConfigFileError> {
-    let loaded = ConfigSource::from_flag(&args.config).load()?;
-    let loaded = if args.strict_perms { loaded.unexposed()? } else { loaded };
-    let config = loaded.config;
+    let config = ConfigSource::from_flag(&args.config).strict(args.strict_perms).load()?.config;
     for warning in config.warning_lines() {
         report::print_lines(&format!("warning: {warning}"), None);
     }

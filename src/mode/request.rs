@@ -54,6 +54,12 @@ impl ConfigSource {
         }
     }
 
+    /// Itself, or itself as [`Private`](Self::Private).
+    #[must_use]
+    pub fn strict(self, is_strict: bool) -> Self {
+        if is_strict { Self::Private(Box::new(self)) } else { self }
+    }
+
     /// Reads and checks what it names.
     ///
     /// # Errors
