@@ -20,16 +20,17 @@ fn every_thread_and_helper_of_a_tunnel_is_confined() {
     let mut names = Vec::new();
     for process in helpers.into_iter().chain([tunnel.pid()]) {
         for thread in threads(process) {
-            let read = || fs::read_to_string(thread.join("status")).expect("the thread lives");
-            // Each installs its own filter, and may not have been given the processor yet.
-            wait_for("the thread's filter", || read().contains("Seccomp:\t2"));
-            let status = read();
+            // Each installs its own filter, and may not have been given the processor yet. One that resolved a name
+            // may end meanwhile.
+            let status = || fs::read_to_string(thread.join("status")).ok();
+            wait_for("the thread's filter", || status().is_none_or(|status| status.contains("Seccomp:\t2")));
+            let (Some(status), Ok(name)) = (status(), fs::read_to_string(thread.join("comm"))) else { continue };
             for line in
                 ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000"]
             {
                 assert!(status.contains(line), "no {line:?} in {status}");
             }
-            names.push(fs::read_to_string(thread.join("comm")).expect("the thread lives"));
+            names.push(name);
         }
     }
     for name in ["tx\n", "rx\n"] {

@@ -287,7 +287,8 @@ pub(super) fn threads(process: u32) -> Vec<PathBuf> {
 }
 
 pub(super) fn children(process: u32) -> Vec<u32> {
-    let read = |thread: PathBuf| fs::read_to_string(thread.join("children")).expect("it lives");
+    // A thread that resolved a name may end meanwhile.
+    let read = |thread: PathBuf| fs::read_to_string(thread.join("children")).unwrap_or_default();
     let all: String = threads(process).into_iter().map(read).collect();
     all.split_ascii_whitespace().map(|number| number.parse().expect("a pid")).collect()
 }
