@@ -41,12 +41,12 @@ assert_eq "mode of the socket" 600 "$(stat -c %a "$socket")"
 step "--wait-handshake is ready only when the peer has answered; status says so"
 capture "$WG4NETNS" status wg0
 assert_status 0
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 attach --wait-handshake=5 --pidfile "$W/pid"
 assert_eq "pid file" "$OURS" "$(cat "$W/pid")"
 capture "$WG4NETNS" show wg0 latest-handshakes
 assert_matches "a handshake was made" "[1-9][0-9]{8,}" "$OUT"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left
 
 step "--background returns when ready"
@@ -68,7 +68,7 @@ assert_has "it names the link" other "$ERR"
 attach --keep-other-links
 assert_has "said once" "no kill switch: other" "$(cat "$W/wg0.log")"
 in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 in_target ip link del other0
 
 step "--no-routes, --mtu, --interface, --name"
@@ -78,5 +78,5 @@ assert_has "the connected prefix" "10.6.0.0/24 dev tun7" "$(in_target ip route)"
 assert_lacks "no route over AllowedIPs" 10.66 "$(in_target ip route)"
 assert_lacks "no IPv6 route over AllowedIPs" fd66 "$(in_target ip -6 route)"
 test -S "$(uapi_dir)/named.sock" || fail "the socket is not named after --name"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

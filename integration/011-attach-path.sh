@@ -14,7 +14,7 @@ start_wireguard_go_peer
 our_conf "$W/wg0.conf"
 
 bind_target() { : >"$W/target.net"; mount --bind "/proc/$TARGET/ns/net" "$W/target.net"; }
-end() { kill "$OURS"; wait_for "the end" 1 gone "$OURS"; }
+end() { kill "$OURS"; wait_for "the end" 5 gone "$OURS"; }
 
 step "a bind mount, with the user namespace found through it"
 start_target

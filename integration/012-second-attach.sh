@@ -21,7 +21,7 @@ start pings nsenter -t "$TARGET" -U -n --preserve-credentials -- ping -i 0.2 10.
 PINGS=$STARTED
 wait_for "answers" 5 grep -q 'icmp_seq=3' "$W/pings.log"
 kill -9 "$OURS"
-wait_for "the interface to go" 1 not in_target ip link show wg0
+wait_for "the interface to go" 5 not in_target ip link show wg0
 
 more_answers() { [ "$(grep -c "bytes from" "$W/pings.log")" -gt "$answered" ]; }
 
@@ -32,5 +32,5 @@ capture cat "$W/wg0.log"
 wait_for "the same ping to be answered again" 5 more_answers
 alive "$PINGS" || fail "the program inside ended"
 assert_has "status knows the new one" "wg0" "$("$WG4NETNS" ls)"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

@@ -32,7 +32,7 @@ assert_has "both are listed" wg0 "$OUT"
 assert_has "both are listed" wg1 "$OUT"
 
 step "one ends, the other stays"
-kill "$FIRST"; wait_for "the end of the first" 1 gone "$FIRST"
+kill "$FIRST"; wait_for "the end of the first" 5 gone "$FIRST"
 not in_target ip link show wg0 2>/dev/null || fail "wg0 is still there"
 in_target ping -c 1 -W 5 10.7.0.2 >/dev/null || fail "no answer through wg1"
 
@@ -41,5 +41,5 @@ capture "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf" --interface wg1
 assert_status 6
 assert_has "it names the interface" wg1 "$ERR"
 in_target ping -c 1 -W 5 10.7.0.2 >/dev/null || fail "the second tunnel was disturbed"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

@@ -34,5 +34,5 @@ assert_status 0
 assert_has "the key is there" "PrivateKey = $(key a)" "$OUT"
 assert_has "the peer is there" "PublicKey = $(pub b)" "$OUT"
 in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer after setconf"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

@@ -32,8 +32,8 @@ start caller env --default-signal=INT "$WG4NETNS" --netns-pid "$TARGET" --config
 CALLER=$STARTED
 wait_for "the interface" 5 in_target ip link show wg0
 kill -INT "$CALLER"
-wait_for "the caller's end" 2 gone "$CALLER"
+wait_for "the caller's end" 5 gone "$CALLER"
 status=0; wait "$CALLER" || status=$?
 assert_eq "its status" 130 "$status"
-wait_for "the interface to go" 2 not in_target ip link show wg0
+wait_for "the interface to go" 5 not in_target ip link show wg0
 assert_nothing_left

@@ -12,7 +12,7 @@ peer_world
 start_wireguard_go_peer
 start_target
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2, fd06::2, corp.example"
-end() { kill "$OURS"; wait_for "the end" 2 gone "$OURS"; }
+end() { kill "$OURS"; wait_for "the end" 5 gone "$OURS"; }
 
 step "--write-resolv-conf: the configuration's servers, those of --dns and --dns-search, none"
 resolv() { # WANTED ARG…
@@ -73,7 +73,7 @@ unset WG_SECRET
 mkdir "$XDG_CONFIG_HOME/wg4netns"; cp "$W/wg0.conf" "$XDG_CONFIG_HOME/wg4netns/office.conf"
 start office "$WG4NETNS" run --config office -- sleep 1000
 wait_for "the name" 5 sh -c '"$WG4NETNS" ls | grep -q office'
-kill "$STARTED"; wait_for "the end" 2 gone "$STARTED"
+kill "$STARTED"; wait_for "the end" 5 gone "$STARTED"
 
 step "the MTU is what the way to the peer leaves, unless it is given"
 mtu_is() { # WANTED ARG…

@@ -38,7 +38,7 @@ for flags in 1001 5001; do
   capture "$WG4NETNS" exec given -- true
   assert_eq "what exec says" "wg4netns: \`given\` does not know its namespace: it was started with \`--tun-fd\`" "$ERR"
   assert_status 125
-  kill "$OURS"; wait_for "the end" 2 gone "$OURS"
+  kill "$OURS"; wait_for "the end" 5 gone "$OURS"
   not in_target ip link show wgt0 2>/dev/null || fail "the TUN outlived its last descriptor"
   assert_nothing_left
 done

@@ -33,10 +33,9 @@ step "an explicit name that is taken fails, and disturbs nobody"
 capture "$WG4NETNS" run --name site --config "$W/site.conf" -- true
 assert_status 125
 start_target
-capture "$WG4NETNS" --netns-pid "$TARGET" --name site --config "$W/site.conf"
+capture_within 100 "time to say so" "$WG4NETNS" --netns-pid "$TARGET" --name site --config "$W/site.conf"
 assert_status 6
-assert_at_most "time to say so (ms)" 100 "$TOOK_MS"
 wait_for "an answer to the first" 25 "$WG4NETNS" exec site -- ping -c 1 -W 1 10.6.0.2
 kill "$FIRST" "$SECOND"
-wait_for "the first to end" 2 gone "$FIRST"; wait_for "the second to end" 2 gone "$SECOND"
+wait_for "the first to end" 5 gone "$FIRST"; wait_for "the second to end" 5 gone "$SECOND"
 assert_nothing_left

@@ -83,7 +83,7 @@ assert_eq "nothing without" "" "$ERR"
 
 step "the shell of the caller, without a command"
 assert_eq "a shell" "10.6.0.1" "$(echo 'ip -o -4 addr show wg0 | grep -o "10.6.0.1"' | SHELL=/bin/sh "$WG4NETNS" exec joined)"
-kill "$RUN"; wait_for "the end of run" 2 gone "$RUN"
+kill "$RUN"; wait_for "the end of run" 5 gone "$RUN"
 says 125 'no tunnel named `joined` is running' '`wg4netns ls` lists those that run' joined -- true
 
 step "into an attached container: its network, its mounts, its users"
@@ -98,6 +98,6 @@ assert_eq "its mounts" container "$(inside cat /mnt/where)"
 assert_eq "its root" 0 "$(inside id -u)"
 inside ip link set wg0 mtu 1300 || fail "it is not root over its network"
 capture inside sh -c 'exit 7'; assert_status 7
-kill "$TARGET"; wait_for "the end with the container" 2 gone "$OURS"
+kill "$TARGET"; wait_for "the end with the container" 5 gone "$OURS"
 says 125 'no tunnel named `wg0` is running' '`wg4netns ls` lists those that run' wg0 -- true
 assert_nothing_left

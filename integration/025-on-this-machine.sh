@@ -33,7 +33,7 @@ capture "$WG4NETNS" status here --json
 jq -e .healthy >/dev/null <<<"$OUT" || { said; fail "status --json says it is not healthy"; }
 capture "$WG4NETNS" stop here
 assert_status 0
-wait_for "the end" 1 gone "$OURS"
+wait_for "the end" 5 gone "$OURS"
 
 step "in the background: logs shows what it says, and follows"
 capture "$WG4NETNS" --netns-pid "$TARGET" --name here --config "$W/wg0.conf" --wait-handshake=10 --background
@@ -51,5 +51,5 @@ capture "$WG4NETNS" logs nobody
 [ "$STATUS" != 0 ] || fail "a log of nobody's was shown"
 
 step "nothing but the peer is left, and then nothing"
-kill "$PEER"; wait_for "the peer's end" 2 gone "$PEER"
-wait_for "no process of ours to be left" 2 no_processes
+kill "$PEER"; wait_for "the peer's end" 5 gone "$PEER"
+wait_for "no process of ours to be left" 5 no_processes

@@ -30,4 +30,4 @@ note "$(grep -i clock "$W/status.out")"
 step "its clock is put right again: accepted"
 vm 'busybox date -s @$(($(busybox date +%s) + 7200)) >/dev/null'
 wait_for "an answer" 30 in_target ping -c 1 -W 2 10.6.0.2
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"

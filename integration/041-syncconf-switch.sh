@@ -72,5 +72,5 @@ capture "$WG4NETNS" switch wg0 "$W/wrong.conf"
 assert_status 3
 assert_has "it names the line" "wrong.conf" "$ERR"
 in_target ping -c 1 -W 5 10.7.0.2 >/dev/null || fail "the tunnel was disturbed"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

@@ -43,5 +43,5 @@ done
 # Behind them in the same socket comes the answer to this: then they have been read.
 in_target ping -c 1 -W 2 10.6.0.2 >/dev/null || fail "no answer"
 assert_has "our endpoint stays" "10.9.0.6:51820" "$("$WG4NETNS" show wg0 endpoints)"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

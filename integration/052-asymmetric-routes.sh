@@ -49,5 +49,5 @@ ip route replace 10.7.0.0/24 via 10.9.0.2
 before=$(arrived p0)
 in_target ping -c 3 -i 0.2 -W 5 10.6.0.2 >/dev/null || fail "no answer over the old route"
 [ $(($(arrived p0) - before)) -ge 3 ] || fail "only $(($(arrived p0) - before)) packets took the old route"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

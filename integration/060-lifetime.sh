@@ -28,7 +28,7 @@ for _ in {1..10}; do
   assert_nothing_left
 done
 assert_at_most "end after the target's death, median (ms)" 100 "$(sort -n "$W/took" | sed -n 5p)"
-assert_at_most "end after the target's death, slowest (ms)" 300 "$(sort -n "$W/took" | tail -n 1)"
+assert_at_most "end after the target's death, slowest (ms)" 1000 "$(sort -n "$W/took" | tail -n 1)"
 
 step "the same for /proc/PID/ns/net as a path"
 start_target; watch_namespace "$TARGET"
@@ -105,7 +105,7 @@ for delay in 0.0005 0.001 0.002 0.003 0.004 0.006 0.008 0.010 0.012 0.015 0.02 0
   # The shell itself would act on a signal that comes before exec; timeout's child does not.
   capture timeout --signal TERM --kill-after 3 "$delay" "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf"
   [ "$STATUS" = 124 ] || { said; fail "it did not end by SIGTERM after $delay s"; }
-  wait_for "no wg0 (signal after $delay s)" 1 not in_target ip link show wg0
+  wait_for "no wg0 (signal after $delay s)" 5 not in_target ip link show wg0
   assert_nothing_left
 done
 

@@ -26,7 +26,7 @@ for _ in {1..10}; do
   capture in_target ping -c 1 -W 1 10.6.0.2
   assert_has "what a program sees" "Network is unreachable" "$ERR$OUT"
   # The stale socket and lock stay behind; so may a helper's child, but not for long.
-  wait_for "no process of ours to be left" 1 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   test -S "$(uapi_dir)/wg0.sock" || note "no stale socket"
 done
 assert_at_most "interface gone, median (ms)" 100 "$(sort -n "$W/took" | sed -n 5p)"

@@ -29,7 +29,7 @@ for _ in 1 2 3; do
   attach
   wait_for "an answer" 30 in_target ping -c 1 -W 1 10.6.0.2
   note "first answer after $WAITED_MS ms"
-  kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+  kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 done
 
 # TCP backs off for minutes when both its data and its answers are lost so often; one way is loss enough.
@@ -61,5 +61,5 @@ transfer 10.6.0.1 "${inside[@]}" FROM "${far[@]}"
 lost=$(on peer nft -j list counter inet loss lost | sed 's/.*"packets": *\([0-9]*\).*/\1/')
 [ "$lost" -gt 50 ] || fail "only $lost datagrams were lost: the loss is not real"
 note "$lost datagrams lost"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

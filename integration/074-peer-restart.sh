@@ -41,5 +41,5 @@ in_target ping -c 5 -i 0.3 -W 1 10.6.0.2 >/dev/null && fail "somebody answered"
 alive "$OURS" || fail "the helper ended"
 start_wireguard_go_peer
 wait_for "an answer" 25 in_target ping -c 1 -W 1 10.6.0.2
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

@@ -27,5 +27,5 @@ if [ $apart -lt 118 ] || [ $apart -gt 126 ]; then fail "the rekey came after $ap
 sent=$(sed -n 's/^\([0-9]*\) packets transmitted.*/\1/p' <<<"$OUT"); answered=$(sed -n 's/.* \([0-9]*\) received.*/\1/p' <<<"$OUT")
 # The one on its way when ping ends may be missing.
 [ "$answered" -ge $((sent - 1)) ] || fail "$((sent - answered)) pings were lost"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

@@ -30,5 +30,5 @@ wait_for "the peer to reach the server" 15 on peer ping -c 1 -W 1 10.6.0.1
 note "after $WAITED_MS ms"
 capture "$WG4NETNS" status wg0
 assert_status 0
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

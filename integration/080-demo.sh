@@ -26,7 +26,7 @@ printed=$(wc -l <<<"$OUT")
 assert_lacks "plain lines" $'\033' "$OUT"
 
 step "nothing is left"
-wait_for "no process of ours to be left" 2 no_processes
+wait_for "no process of ours to be left" 5 no_processes
 assert_eq "interfaces" "$before" "$(echo /proc/sys/net/ipv4/conf/*)"
 no_files || { find "$XDG_RUNTIME_DIR" "$TMPDIR" >&2; fail "files are left"; }
 

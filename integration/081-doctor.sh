@@ -28,4 +28,4 @@ assert_status 0
 assert_has "what works instead" "a veth pair works instead" "$OUT"
 
 step "it leaves nothing"
-wait_for "no process of ours to be left" 2 no_processes
+wait_for "no process of ours to be left" 5 no_processes

@@ -27,14 +27,14 @@ for call in "$W/bin/wireguard-go wgf0" "$WG4NETNS wgf0" "$WG4NETNS device wgf0";
   configure
   ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
   ip link del wgf0
-  wait_for "its end with its link" 2 no_face
+  wait_for "its end with its link" 5 no_face
   not test -e /run/wireguard/wgf0.sock || fail "the socket is left"
 done
 
 step "it ends with its socket"
 "$W/bin/wireguard-go" wgf0
 rm /run/wireguard/wgf0.sock
-wait_for "its end" 2 no_face
+wait_for "its end" 5 no_face
 not ip link show wgf0 2>/dev/null || fail "the interface is left"
 
 step "foreground, address and MTU changes, down and up"
@@ -54,7 +54,7 @@ ip link set wgf0 netns inner
 on inner ip addr add 10.6.0.1/24 dev wgf0; on inner ip link set wgf0 up
 on inner ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer from the other namespace"
 on inner ip link del wgf0
-wait_for "its end with its link" 2 no_face
+wait_for "its end with its link" 5 no_face
 
 step "what it refuses"
 capture "$W/bin/wireguard-go"
@@ -65,4 +65,4 @@ capture "$W/bin/wireguard-go" this-name-is-too-long
 capture "$W/bin/wireguard-go" wgf0
 [ "$STATUS" != 0 ] || fail "a taken name was accepted"
 kill "$(our_processes | tr -d ' ')"
-wait_for "its end" 2 no_face
+wait_for "its end" 5 no_face

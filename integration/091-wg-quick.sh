@@ -30,5 +30,5 @@ ping -c 1 -W 5 192.0.2.80 >/dev/null || fail "no answer over the default route"
 step "down"
 capture wg-quick down "$W/wgq0.conf"
 assert_status 0
-wait_for "no process of ours to be left" 2 no_processes
+wait_for "no process of ours to be left" 5 no_processes
 assert_lacks "the rule is gone" "fwmark" "$(ip rule)"

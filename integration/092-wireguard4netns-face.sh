@@ -27,13 +27,13 @@ in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
 
 step "it ends with its socket"
 rm "$W/run/wg-app.sock"
-wait_for "its end" 2 no_face
+wait_for "its end" 5 no_face
 not in_target ip link show wg-app 2>/dev/null || fail "the interface is left"
 
 step "it ends with the target"
 "$W/bin/wireguard4netns" --tmpdir "$W/run" "$TARGET" wg-app "$W/wg0.conf"
 kill "$TARGET"
-wait_for "its end" 2 no_face
+wait_for "its end" 5 no_face
 not test -e "$W/run/wg-app.sock" || fail "the socket is left"
 
 step "what it refuses"
@@ -61,5 +61,5 @@ wg set wgf0 private-key "$W/a.key" peer "$(pub b)" allowed-ips 10.6.0.0/24 endpo
 ip addr add 10.6.0.1/24 dev wgf0; ip link set wgf0 up
 ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
 rm /run/wireguard/wgf0.sock
-wait_for "its end with the socket" 2 no_face
+wait_for "its end with the socket" 5 no_face
 not ip link show wgf0 2>/dev/null || fail "the interface is left"

@@ -38,7 +38,7 @@ victim_is_missed() { # NAME
 
 step "A1: no such process"
 refused 4 "$cannot pid 999999: no process with pid 999999" '' -- attach_to 999999
-assert_at_most "time to say so (ms)" 100 "$TOOK_MS"
+capture_within 100 "time to say so" attach_to 999999
 
 step "A2: the process dies while it is opened"
 victim; delayed opened pidfd_open delay_exit
@@ -89,7 +89,7 @@ thread=$(find "/proc/$OURS/task" -mindepth 1 -maxdepth 1 -printf '%f\n' | grep -
 capture attach_to "$thread"
 assert_eq "what is said" "wg4netns: $cannot pid $thread: $thread is a thread, not a process" "$ERR"
 assert_status 4
-kill "$OURS"; wait_for "the end" 2 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 perl -e 'if (!fork) { exit } sleep 100' & parent=$!; OWN_PIDS+=("$parent")
 zombie_of() { ZOMBIE=$(tr -d ' ' <"/proc/$1/task/$1/children"); [ -n "$ZOMBIE" ] && grep -q '^State:.Z' "/proc/$ZOMBIE/status"; }
 wait_for "the zombie" 5 zombie_of "$parent"
@@ -124,7 +124,7 @@ in_target ip tuntap add dev wg0 mode tun multi_queue vnet_hdr; taken; in_target 
 step "A13: no_new_privs changes nothing"
 start nnp setpriv --no-new-privs "$WG4NETNS" --netns-pid "$TARGET" --config "$CONF" --ready-fd 9 9>"$W/nnp.ready"
 wait_for "ready" 5 test -s "$W/nnp.ready"
-kill "$STARTED"; wait_for "its end" 1 gone "$STARTED"
+kill "$STARTED"; wait_for "its end" 5 gone "$STARTED"
 assert_nothing_left
 
 if [ "$(uname -m)" = x86_64 ]; then
@@ -178,7 +178,7 @@ in_target sh -c 'echo 1000 >/proc/sys/user/max_net_namespaces'
 warned() {
   assert_eq "warnings" "$(printf 'wg4netns: warning: %s\n' "$@")" "$(grep 'warning: ' "$W/wg0.log")"
   assert_has "IPv4" "10.6.0.1/24" "$(in_target ip -o addr show wg0)"
-  kill "$OURS"; wait_for "the end" 2 gone "$OURS"
+  kill "$OURS"; wait_for "the end" 5 gone "$OURS"
   rm "$W/wg0.log"
 }
 # attach_readonly: as attach, with /proc/sys read-only, as in a container.
@@ -228,5 +228,5 @@ attach_refused 8..9
 warned "segmentation offload off: TUNSETOFFLOAD: Invalid argument (os error 22)"
 attach_refused 8
 not grep 'warning: ' "$W/wg0.log" || fail "older kernels lack UDP, and nobody needs to know"
-kill "$OURS"; wait_for "the end" 2 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left

@@ -44,7 +44,7 @@ start wg0 bare /wg4netns --netns-pid "$TARGET" --config /wg0.conf --wait-handsha
 wait_for "an answer" 20 in_target ping -c 1 -W 1 10.6.0.2
 OURS=$(pgrep -P "$STARTED") # below the shell that runs the function
 assert_eq "what it runs on" "/wg4netns" "$(sed -n 's#.* \(/.*\)#\1#p' "/proc/$OURS/maps" | grep -v '^/memfd' | sort -u)"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 
 step "run, there: the command is the binary itself"
 capture bare /wg4netns run --no-wait --config /wg0.conf --uapi-dir /run -- /wg4netns --version

@@ -28,7 +28,7 @@ for _ in {1..10}; do
   in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
   # shellcheck disable=SC2046 # pids
   resident_kb $(our_processes) >>"$W/resident"
-  kill "$STARTED"; wait_for "the end" 2 no_processes
+  kill "$STARTED"; wait_for "the end" 5 no_processes
   kill "$TARGET"
 done
 exec 9<&-

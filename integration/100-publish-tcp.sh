@@ -48,7 +48,7 @@ assert_eq "a port that was chosen" "from 10.6.0.1" "$(curl -sS -m 5 "http://$cho
 
 step "what listens on 127.0.0.1 inside is not published, nor what listens nowhere: the connection breaks at once"
 for port in 8084 9999; do
-  [ $port = 8084 ] || { kill "$OURS"; wait_for "the end" 1 gone "$OURS"; attach -p 9999:9999 -p 8083:83; }
+  [ $port = 8084 ] || { kill "$OURS"; wait_for "the end" 5 gone "$OURS"; attach -p 9999:9999 -p 8083:83; }
   capture curl -sS -m 5 "http://127.0.0.1:$port/"
   [ "$STATUS" = 56 ] || [ "$STATUS" = 52 ] || [ "$STATUS" = 7 ] || { said; fail "curl did not see a reset"; }
 done
@@ -76,7 +76,7 @@ for _ in {1..50}; do start idle socat -u TCP4:127.0.0.1:9999 STDOUT; done
 open() { [ "$(forwards | jq '[.forwards[].active] | add')" -ge 50 ]; }
 wait_for "50 connections" 5 open
 kill "$TARGET"
-wait_for "wg4netns to end" 0.2 gone "$OURS"
+wait_for "wg4netns to end" 5 gone "$OURS"
 note "ended ${WAITED_MS} ms after the target"
 assert_nothing_left
 

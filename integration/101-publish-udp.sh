@@ -69,5 +69,5 @@ answered=$(forwards | jq '[.forwards[] | select(.listen | endswith(":5300")) | .
 
 step "the end"
 kill "$TARGET"
-wait_for "wg4netns to end" 0.2 gone "$OURS"
+wait_for "wg4netns to end" 5 gone "$OURS"
 assert_nothing_left

@@ -31,7 +31,7 @@ step "before: nothing of the LAN can be reached"
 attach
 capture in_target curl -sS -m 1 http://10.8.0.2:445/
 [ "$STATUS" != 0 ] || { said; fail "the LAN was reached"; }
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 
 step "TCP and UDP, IPv4 and IPv6, and a service on the host's own loopback"
 attach --reach 10.8.0.2:445 --reach '[fd08::2]:445' --reach 10.8.0.2:161/udp --reach 127.0.0.1:5432
@@ -55,7 +55,7 @@ assert_has "what leaves by the tunnel has the tunnel's address" "src 10.6.0.1" "
 
 step "status names them; nothing is left when it ends"
 assert_eq "in status" "4" "$(forwards | jq '[.forwards[] | select(.kind == "reach")] | length')"
-kill "$OURS"; wait_for "the end" 1 gone "$OURS"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 assert_nothing_left
 capture in_target curl -sS -m 1 http://10.8.0.2:445/
 [ "$STATUS" != 0 ] || { said; fail "the LAN was reached"; }

@@ -45,7 +45,7 @@ assert_has "what it says" "cannot listen on \`0.0.0.0:8080\` (tcp) to publish it
 not test -e "$W/ran" || fail "CMD ran"
 
 step "when CMD has ended the port is free at once, and nothing is left"
-kill "$RUN"; wait_for "the end" 2 gone "$RUN"
+kill "$RUN"; wait_for "the end" 5 gone "$RUN"
 capture answers
 assert_status 7
 assert_nothing_left

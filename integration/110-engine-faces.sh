@@ -63,9 +63,9 @@ faces() {
   watch_container web
   not container_namespace_gone || fail "the watch shows nothing"
   podman kill web >/dev/null
-  wait_for "the namespace's end" 2 container_namespace_gone
-  wait_for "the tunnel's end" 2 gone "$tunnel"
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "the namespace's end" 5 container_namespace_gone
+  wait_for "the tunnel's end" 5 gone "$tunnel"
+  wait_for "no process of ours to be left" 5 no_processes
   assert_eq "nothing is listed" "" "$(listed 1)"
   assert_eq "nothing in the socket directory" "" "$(ls "$XDG_RUNTIME_DIR/wireguard")"
 
@@ -81,14 +81,14 @@ faces() {
 
   step "$helper: kill -9 of the helper leaves no network; attach gives it back to the running container"
   tunnel=$(listed 2)
-  kill -9 "$tunnel"; wait_for "the helper's end" 2 gone "$tunnel"
-  wait_for "the link's end" 2 links_are lo
+  kill -9 "$tunnel"; wait_for "the helper's end" 5 gone "$tunnel"
+  wait_for "the link's end" 5 links_are lo
   capture podman exec web wget -qO- http://10.6.0.2/
   [ "$STATUS" != 0 ] || fail "a page without a tunnel"
   "$WG4NETNS" --netns-pid "$(podman inspect -f '{{.State.Pid}}' web)" --config work --background --wait-handshake
   assert_eq "the page afterwards" "you are 10.6.0.1" "$(podman exec web wget -qO- http://10.6.0.2/)"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "$helper: with a user namespace of its own"
   capture run work --rm --userns=keep-id busybox wget -qO- http://10.6.0.2/
@@ -104,7 +104,7 @@ faces() {
   refused "$W/absent.conf" "cannot open .$W/absent.conf.: No such file"
   refused cut "$HOME/.config/wg4netns/cut.conf.:2: .PrivateKey.: expected 32 bytes"
   assert_lacks_parts "no part of the key is quoted" "$(sed -n 's/^PrivateKey = //p' "$SHARED/wg0.conf")" "$OUT$ERR"
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 pasta_options() {
@@ -134,11 +134,11 @@ pasta_options() {
   podman run --detach --name web --network pasta:--wg-config,work -p 18070:80 busybox sleep 1000 >/dev/null
   name=$(listed 1)
   forwarder=$(forwarder_process)
-  kill -9 "$forwarder"; wait_for "the forwarder's end" 2 gone "$forwarder"
-  wait_for "the log" 2 logged "$name" "ports are no longer forwarded"
+  kill -9 "$forwarder"; wait_for "the forwarder's end" 5 gone "$forwarder"
+  wait_for "the log" 5 logged "$name" "ports are no longer forwarded"
   assert_eq "the page, all the same" "you are 10.6.0.1" "$(podman exec web wget -qO- http://10.6.0.2/)"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   logged "$name" "ports are no longer forwarded" || fail "the log went with the tunnel"
 }
 
@@ -159,7 +159,7 @@ slirp4netns_options() {
   [ "$STATUS" != 0 ] || fail "the host answered"
   assert_has "the gateway's address is the host's, and refused" "No route to host" "$ERR"
   unset WG4NETNS_CONFIG
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 logged() { "$WG4NETNS" logs "$1" | grep -q "$2"; }

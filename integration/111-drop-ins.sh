@@ -55,16 +55,16 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
     podman run --detach --pod pod busybox sh -c 'echo of the pod >/index.html; exec httpd -f -h /' >/dev/null
     wait_for "the pod's published port" 5 get_is "of the pod" 127.0.0.1 18060
     podman pod rm --force --time 0 pod >/dev/null
-    wait_for "no process of ours to be left" 2 no_processes
+    wait_for "no process of ours to be left" 5 no_processes
     if command -v buildah >/dev/null; then
       printf '%s\n' "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'" >"$W/Containerfile"
       buildah build --network pasta:--wg-config,work --file "$W/Containerfile" "$W" >"$W/build.log" 2>&1 || fail "buildah"
-      wait_for "no process of ours to be left" 2 no_processes
+      wait_for "no process of ours to be left" 5 no_processes
     else
       note "no buildah here"
     fi
     build --network pasta:--wg-config,work "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'"
-    wait_for "no process of ours to be left" 2 no_processes
+    wait_for "no process of ours to be left" 5 no_processes
   fi
 
   step "with --config every container is in the tunnel, on the bridge and in a build, too"

@@ -19,7 +19,7 @@ inside() {
     assert_eq "a client of the host's loopback" "from 127.0.0.1" "$(who 127.0.0.1:18090)"
     assert_eq "one of a port that is everybody's" "from 10.6.0.1" "$(who 127.0.0.1:18080)"
     podman rm --force --time 0 web >/dev/null
-    wait_for "no process of ours to be left" 2 no_processes
+    wait_for "no process of ours to be left" 5 no_processes
     step "pasta: a port that is taken fails the start"
     capture podman run --rm --network pasta:--wg-config,work -p "18082:80" busybox echo ran
     said
@@ -56,7 +56,7 @@ published() { # NETWORK
   done
   wait_for "the datagram" 5 datagram_comes_back 18053
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/ 2>/dev/null || fail "the port still answers"
 }
 
@@ -79,7 +79,7 @@ later() {
   assert_eq "entries" 5 "$(grep -o '"id":' <<<"$OUT" | wc -l)"
   id=$(tr '{' '\n' <<<"$OUT" | grep '"host_port":18080' | sed 's/.*"id":\([0-9]*\).*/\1/')
   assert_has "removed" '"return"' "$(ask "{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":$id}}")"
-  wait_for "the port to be free" 2 not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/
+  wait_for "the port to be free" 5 not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/
   assert_eq "entries" 4 "$(ask '{"execute":"list_hostfwd"}' | grep -o '"id":' | wc -l)"
   assert_has "removed twice" '"error"' "$(ask "{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":$id}}")"
   assert_has "a new one" '"id":' "$(ask '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"127.0.0.1","host_port":18083,"guest_addr":"127.0.0.1","guest_port":80}}')"
@@ -87,13 +87,13 @@ later() {
 
   step "a helper that was killed leaves its socket, and the next start does not mind"
   local helper; helper=$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')
-  kill -9 "$helper"; wait_for "the helper's end" 2 gone "$helper"
+  kill -9 "$helper"; wait_for "the helper's end" 5 gone "$helper"
   test -S "$api" || fail "nothing is left behind"
   podman restart --time 0 web >/dev/null
   wait_for "the page" 5 curl -sS -m 2 -o "$W/page.out" http://127.0.0.1:18080/
 
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 in_engine

@@ -23,7 +23,7 @@ inside() {
   assert_has "rootlesskit's MTU" 65520 "$OUT"
   assert_has "the route's MTU" "mtu 1420" "$OUT"
   assert_has "the route's source" "src 10.6.0.1" "$OUT"
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "large transfers, both ways"
   capture timeout 20 rootlesskit "${flags[@]}" sh -c 'iperf3 -c 10.6.0.2 -n 16M && iperf3 -c 10.6.0.2 -p 5202 -n 16M -R'
@@ -49,7 +49,7 @@ P
     # The builtin driver dials 127.0.0.1 itself; what we forward comes from an address of the namespace.
     [ $driver = builtin ] || assert_matches "who asks" '^from (::ffff:)?10\.' "$(curl -sS -m 5 http://10.9.0.1:18080/cgi-bin/who | tr -d '[]')"
     kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
-    wait_for "no process of ours to be left" 2 no_processes
+    wait_for "no process of ours to be left" 5 no_processes
     ! curl -sS -m 2 http://127.0.0.1:18080/ 2>/dev/null || fail "the port outlived it"
     assert_eq "sockets left on the UDP port" "" "$(ss -Hlun '( sport = 18053 )')"
   done
@@ -62,7 +62,7 @@ P
     said
     assert_status 0
     assert_has "the page, twice" "you are 10.6.0.1you are 10.6.0.1" "$OUT"
-    wait_for "no process of ours to be left" 2 no_processes
+    wait_for "no process of ours to be left" 5 no_processes
 
     step "its pasta driver, which does not ask for configuration (--config-net): no network, and no other way out"
     ln -s "$WG4NETNS" "$W/faces/pasta"

@@ -19,7 +19,7 @@ answers_or_dead() { docker info || gone "$DAEMON"; }
 daemon_ends() {
   docker ps --all --quiet | xargs --no-run-if-empty docker rm --force >/dev/null 2>&1 || true
   kill "$DAEMON"; wait_for "the daemon's end" 10 gone "$DAEMON"
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 inside() {
@@ -63,7 +63,7 @@ inside() {
 
   step "kill -9 of the helper leaves no network, and never the host's"
   tunnel=$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')
-  kill -9 "$tunnel"; wait_for "the helper's end" 2 gone "$tunnel"
+  kill -9 "$tunnel"; wait_for "the helper's end" 5 gone "$tunnel"
   for page in 10.6.0.2 10.9.0.2:8080; do
     capture docker exec web wget -T 2 -qO- "http://$page/"
     [ "$STATUS" != 0 ] || { said; fail "a page without a tunnel: $page"; }
@@ -84,7 +84,7 @@ inside() {
   assert_eq "links" $'lo\nwg0' "$(docker exec single ls /sys/class/net)"
   assert_eq "the far end saw" "you are 10.6.0.1" "$(docker exec single wget -qO- http://10.6.0.2/)"
   docker rm --force single >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "the tunnel as a device; Docker puts a resolv.conf of its own over ours, so it is told the server"
   "$WG4NETNS" cdi generate --config work --name work --wait-handshake=5 >"$W/cdi/work.json"
@@ -94,7 +94,7 @@ inside() {
   assert_has "the tunnel's name server" "nameserver 10.6.0.2" "$OUT"
   assert_has "nothing but the tunnel" $'lo\nwg0' "$OUT"
   assert_has "the far end saw" "you are 10.6.0.1" "$OUT"
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   daemon_ends
 }
 

@@ -33,9 +33,9 @@ inside() {
   assert_eq "readable by everybody inside" "nameserver 10.6.0.2" "$(podman exec --user 12345 web grep nameserver /etc/resolv.conf)"
   watch_container web
   podman kill web >/dev/null
-  wait_for "the namespace's end" 2 container_namespace_gone
-  wait_for "the tunnel's end" 2 gone "$tunnel"
-  wait_for "no process of ours to be left" 1 no_processes
+  wait_for "the namespace's end" 5 container_namespace_gone
+  wait_for "the tunnel's end" 5 gone "$tunnel"
+  wait_for "no process of ours to be left" 5 no_processes
   assert_eq "nothing is listed" "[]" "$("$WG4NETNS" ls --json)"
 
   step "a restart gives it a new one of the same name"
@@ -48,14 +48,14 @@ inside() {
 
   step "kill -9 of the helper leaves no network; attach gives it back to the running container"
   read -r tunnel <<<"$(our_processes)"
-  kill -9 "$tunnel"; wait_for "the helper's end" 2 gone "$tunnel"
+  kill -9 "$tunnel"; wait_for "the helper's end" 5 gone "$tunnel"
   assert_eq "links of the container" "lo" "$(podman exec web ls /sys/class/net)"
   capture podman exec web wget -qO- http://far.test/
   [ "$STATUS" != 0 ] || fail "a page without a tunnel"
   "$WG4NETNS" --netns-pid "$(podman inspect -f '{{.State.Pid}}' web)" --config work --background --wait-handshake
   assert_eq "the page afterwards" "you are 10.6.0.1" "$(podman exec web wget -qO- http://far.test/)"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   mounted_socket
 
@@ -64,7 +64,7 @@ inside() {
     sh -c 'echo inside >/index.html; exec httpd -f -p 80 -h /' >/dev/null
   wait_for "the page from the host" 5 sh -c "curl -sS -m 2 http://127.0.0.1:18080/ | grep -qx inside"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   ! curl -sS -m 2 http://127.0.0.1:18080/ 2>/dev/null || fail "the port outlived the container"
 
   step "datagrams are published, single addresses reached, servers and the MTU chosen, as annotations say"
@@ -78,7 +78,7 @@ inside() {
   assert_eq "the name server" "nameserver 10.6.0.77" "$(podman exec web grep nameserver /etc/resolv.conf)"
   assert_has "the MTU" "mtu 1300" "$(podman exec web ip link show wg0)"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "with a user namespace of its own"
   capture "${run[@]}" --rm --userns=keep-id busybox wget -qO- http://far.test/
@@ -103,7 +103,7 @@ inside() {
   [ "$ENGINE" != host ] || refused 'absent.conf' --annotation dev.wg4netns.config=absent --tty
   run=(podman --hooks-dir "$hooks" run --annotation dev.wg4netns.config=work)
   if [ "$ENGINE" = host ]; then refused 'another interface is up: .tap0.' --network slirp4netns; else refused 'another interface is up' --network pasta; fi
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 # A container that has the configuration socket of another one's tunnel. The socket's mode is opened on purpose: who asks is to
@@ -135,10 +135,10 @@ P
   asked_as "uid 12345: nothing" --user 12345
   asked_as "uid $(id -u): private_key" --userns=keep-id
   asked_as "uid 0: nothing" --userns=keep-id --user 0
-  wait_for "the log" 2 sh -c "'$WG4NETNS' logs ${id:0:12} | grep -c 'refused a configuration client of another user' | grep -qx 2"
+  wait_for "the log" 5 sh -c "'$WG4NETNS' logs ${id:0:12} | grep -c 'refused a configuration client of another user' | grep -qx 2"
   assert_eq "the page, all the same" "you are 10.6.0.1" "$(podman exec web wget -qO- http://far.test/)"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 refused() { # PATTERN FLAG…

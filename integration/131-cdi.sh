@@ -31,8 +31,8 @@ inside() {
   "$WG4NETNS" status "${OUT:0:12}" >/dev/null || fail "not healthy"
   watch_container web
   podman kill web >/dev/null
-  wait_for "the namespace's end" 2 container_namespace_gone
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "the namespace's end" 5 container_namespace_gone
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "a tunnel that cannot be had fails the start, with one clear line"
   sed -i 's/^Endpoint.*/Endpoint = 10.9.0.2:9/' ~/.config/wg4netns/work.conf
@@ -42,7 +42,7 @@ inside() {
   [ "$STATUS" != 0 ] || fail "the container started"
   assert_lacks "what the container says" ran "$OUT"
   assert_eq "lines with our word" 1 "$(grep -c 'wg4netns: no handshake within 1 s' <<<"$ERR")"
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   rm "$dir/work.json"
 }
 

@@ -28,7 +28,7 @@ inside() {
 
   step "kill -9 of the helper: no network, and never another"
   read -r tunnel <<<"$(our_processes)"
-  kill -9 "$tunnel"; wait_for "the helper's end" 2 gone "$tunnel"
+  kill -9 "$tunnel"; wait_for "the helper's end" 5 gone "$tunnel"
   for other in a b; do
     assert_eq "links of $other" "lo" "$(podman exec $other ls /sys/class/net)"
     ! page $other 2>/dev/null || fail "a page without a tunnel"

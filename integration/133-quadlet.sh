@@ -40,7 +40,7 @@ inside() {
   assert_eq "links" $'lo\nwg0' "$(podman exec web ls /sys/class/net)"
   assert_eq "what the far end saw" "you are 10.6.0.1" "$(podman exec web wget -qO- http://far.test/)"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "a port that is published with -p is reached from here and from elsewhere, and goes with the container"
   "$WG4NETNS" quadlet web --image localhost/busybox -p 18061:80 -- sh -c 'echo of the unit >/index.html; exec httpd -f -h /' \
@@ -51,7 +51,7 @@ inside() {
   wait_for "the page" 5 page_at 127.0.0.1:18061
   page_at 10.9.0.1:18061 || fail "no page from elsewhere"
   podman rm --force --time 0 web >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   assert_eq "who listens on the port" "" "$(ss -Hltn '( sport = 18061 )')"
 
   step "without a peer the service fails, and says why"
@@ -75,7 +75,7 @@ inside() {
   assert_eq "what the far end saw" "you are 10.6.0.1" "$(podman exec pasted wget -qO- http://far.test/)"
   assert_eq "the published port" "of the unit" "$(curl -sS -m 5 --retry 5 --retry-all-errors --retry-delay 1 http://127.0.0.1:18060/)"
   podman rm --force --time 0 pasted >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   "$WG4NETNS" drop-ins remove >"$W/remove.out"
 
   step "the example's unit is read without a complaint"
@@ -105,7 +105,7 @@ inside() {
   assert_eq "what the far end saw" "you are 10.6.0.1" "$(podman exec app wget -qO- http://far.test/)"
   wait_for "the page at the port that is kept" 5 page_at 127.0.0.1:18062
   podman rm --force --time 0 app >/dev/null
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "a configuration that is there already is not overwritten"
   capture "$WG4NETNS" quadlet app --from-gluetun "$W/compose.yml"

@@ -23,7 +23,7 @@ inside() {
 
   step "the user unit attaches to it again after a kill, and tells the service manager"
   for pid in $(our_processes); do
-    case $(tr '\0' ' ' </proc/"$pid"/cmdline) in *attach*) kill -9 "$pid"; wait_for "the helper's end" 2 gone "$pid" ;; esac
+    case $(tr '\0' ' ' </proc/"$pid"/cmdline) in *attach*) kill -9 "$pid"; wait_for "the helper's end" 5 gone "$pid" ;; esac
   done
   assert_eq "links" "lo" "$(podman exec wg4netns-example ls /sys/class/net)"
   cp ~/.config/wg4netns/example.conf ~/.config/wg4netns/wg4netns-example.conf

@@ -36,8 +36,8 @@ iperf "UDP" -c 10.6.0.2 -u -b 5M -t 1 -l 1300
 iperf "UDP, the other way" -c 10.6.0.2 -u -b 5M -t 1 -l 500 -R
 
 step "a published port and a reached address, over this link as over the other"
-kill "$OURS"; wait_for "the end" 2 gone "$OURS"
-wait_for "no interface" 2 not in_target ip link show wg0
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
+wait_for "no interface" 5 not in_target ip link show wg0
 start inside nsenter -t "$TARGET" -U -n --preserve-credentials -- socat TCP4-LISTEN:8080,fork,reuseaddr 'SYSTEM:echo from $SOCAT_PEERADDR'
 start outside socat TCP4-LISTEN:5432,bind=127.0.0.1,fork,reuseaddr 'SYSTEM:echo of the host'
 attach -p 127.0.0.1:18080:8080 --reach 127.0.0.1:5432
@@ -52,12 +52,12 @@ in_target ip link set wg0 mtu 1300
 in_target ip link set wg0 up
 in_target ip addr replace 10.6.0.1/24 dev wg0
 in_target ping -c 1 -W 5 -s 1200 10.6.0.2 >/dev/null || fail "no answer afterwards"
-wait_for "the new MTU in status" 2 sh -c "'$WG4NETNS' status wg0 | grep -q 'mtu 1300'"
+wait_for "the new MTU in status" 5 sh -c "'$WG4NETNS' status wg0 | grep -q 'mtu 1300'"
 
 step "killed at any time, it leaves no interface"
-kill -9 "$OURS"; wait_for "the end" 2 gone "$OURS"
-wait_for "no interface" 2 not in_target ip link show wg0
-wait_for "no process of ours to be left" 1 no_processes
+kill -9 "$OURS"; wait_for "the end" 5 gone "$OURS"
+wait_for "no interface" 5 not in_target ip link show wg0
+wait_for "no process of ours to be left" 5 no_processes
 
 step "it ends with its interface, and with its target"
 attach

@@ -23,7 +23,7 @@ inside() {
   assert_has "the link, in status" "interface: wg0 (veth), up, mtu 1420" "$OUT"
   assert_eq "listed meanwhile, not afterwards" "listed 1, 0" "$(grep -o 'listed.*' <<<"$OUT" | paste -sd ' ' | sed 's/ listed/,/')"
   assert_eq "files of ours afterwards" "" "$(sed -n 's/^left: //p' <<<"$OUT")"
-  wait_for "no process of ours to be left" 2 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   assert_eq "links inside" 2 "$(grep -c '^[0-9]' <<<"$OUT")"
   assert_has "the far end saw" "you are 10.6.0.1" "$OUT"
 }

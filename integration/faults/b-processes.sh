@@ -17,7 +17,7 @@ try_start() {
   assert_lacks "no panic" panicked "$(grep -v 'panicked at /rustc/.*/library/std/src/sys/' <<<"$ERR")"
 }
 our_parent() { our_processes | awk '{ print $1 }'; }
-nothing_made() { wait_for "no link ($1)" 2 no_link; wait_for "no process ($1)" 2 no_processes; no_files || { find "$(uapi_dir)" "$XDG_RUNTIME_DIR" "$TMPDIR" -mindepth 1 -ls >&2; [ -z "${ERR-}" ] || said; fail "files are left ($1)"; }; }
+nothing_made() { wait_for "no link ($1)" 5 no_link; wait_for "no process ($1)" 5 no_processes; no_files || { find "$(uapi_dir)" "$XDG_RUNTIME_DIR" "$TMPDIR" -mindepth 1 -ls >&2; [ -z "${ERR-}" ] || said; fail "files are left ($1)"; }; }
 
 fault B3 "the helper is killed at $(how_many "every third" every) system call of its life" "exit 5 and a line, or done; nothing left" helper_at_every_call KILL
 fault B3b "$(how_many "every third" every) system call of the helper fails once: EPERM" "a line or a way round; nothing left" helper_at_every_call 1
@@ -72,8 +72,8 @@ killed_at_random() {
     timeout -s KILL "$(printf '0.%06d' "$delay")" "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf" --ready-fd 9 >"$W/try.out" 2>&1 9>"$W/try.ready" || true
     if [ -s "$W/try.ready" ]; then late=$((late + 1)); else early=$((early + 1)); fi
     assert_lacks "no panic" panicked "$(cat "$W/try.out")"
-    wait_for "no link (killed after $delay µs)" 2 no_link; recovery "$WAITED_MS"
-    wait_for "no process (killed after $delay µs)" 2 no_processes
+    wait_for "no link (killed after $delay µs)" 5 no_link; recovery "$WAITED_MS"
+    wait_for "no process (killed after $delay µs)" 5 no_processes
   done
   : >"$W/was-killed"
   attach; talks # over what the dead ones left
@@ -135,7 +135,7 @@ cpu_limit() {
   OURS=$STARTED
   wait_for "ready" 10 ready_or_dead wg0 "$OURS"
   start flood nsenter -t "$TARGET" -U -n --preserve-credentials -- ping -f -q -s 1300 10.6.0.2
-  wait_for "the helper's end" 60 gone "$OURS"; wait_for "no link" 2 no_link
+  wait_for "the helper's end" 60 gone "$OURS"; wait_for "no link" 5 no_link
   kill -9 "$STARTED"; : >"$W/was-killed"
 }
 fault B7f "RLIMIT_STACK 512 kB" "works" limited --stack=524288 yes

@@ -24,7 +24,9 @@ fn every_thread_and_helper_of_a_tunnel_is_confined() {
             // may end meanwhile.
             let status = || fs::read_to_string(thread.join("status")).ok();
             wait_for("the thread's filter", || status().is_none_or(|status| status.contains("Seccomp:\t2")));
-            let (Some(status), Ok(name)) = (status(), fs::read_to_string(thread.join("comm"))) else { continue };
+            let (Some(status), Ok(name)) = (status(), fs::read_to_string(thread.join("comm"))) else {
+                continue;
+            };
             for line in
                 ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000"]
             {
