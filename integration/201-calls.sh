@@ -14,7 +14,8 @@ peer_world
 start_wireguard_go_peer
 far_services
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
-trace() { strace -f -qq -o "$W/trace.$1" "${@:2}"; }
+# trace NAME CMD…; FAULT is injected, if there is one.
+trace() { strace -f -qq -o "$W/trace.$1" ${FAULT:+-e "inject=$FAULT"} "${@:2}"; }
 
 # judge WHAT: of each thread, what comes behind its second filter (or that of whoever started it).
 judge() {
@@ -69,6 +70,8 @@ life() {
 
 step "attach"
 life attach --sandbox=require
+step "attach, on a kernel that does not read a TUN without waiting (as 6.1)"
+FAULT=preadv2:error=EOPNOTSUPP life old --sandbox=require
 step "ports, reach, a name server, a pid file, a name for an endpoint"
 cp /etc/hosts "$W/hosts"; echo '10.9.0.2 far.test' >>"$W/hosts"; mount --bind "$W/hosts" "$(realpath /etc/hosts)"
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2" -- "Endpoint = far.test:51820"

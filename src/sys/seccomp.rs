@@ -237,14 +237,14 @@ const DATA_THREAD: &[Call] = calls![
 ];
 
 #[cfg(target_arch = "x86_64")]
-const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_poll SYS_read];
+const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_poll SYS_read SYS_readv];
 #[cfg(not(target_arch = "x86_64"))]
-const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_ppoll SYS_read];
+const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_ppoll SYS_read SYS_readv];
 
 #[cfg(target_arch = "x86_64")]
-const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_poll];
+const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_poll SYS_readv];
 #[cfg(not(target_arch = "x86_64"))]
-const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_ppoll];
+const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_ppoll SYS_readv];
 
 const CONTROL: &[Call] = calls![
     SYS_accept4 SYS_bind SYS_epoll_ctl SYS_flock SYS_ftruncate SYS_getpid SYS_getsockname SYS_getsockopt SYS_ioctl

@@ -261,7 +261,7 @@ pub fn set_offloads(fd: BorrowedFd<'_>, offloads: Offloads) -> Result<(), OsErro
 /// Reads one packet without waiting, whatever the descriptor's own mode is.
 ///
 /// # Errors
-/// EAGAIN if there is none; EOPNOTSUPP on kernels before 5.11 (then poll and use [`read`]).
+/// EAGAIN if there is none; EOPNOTSUPP on older kernels (6.1 was seen): then poll and use [`read`].
 pub fn read_now(fd: BorrowedFd<'_>, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     let count = libc::c_int::try_from(buffers.len()).unwrap_or(libc::c_int::MAX);
     let buffers = buffers.as_mut_ptr().cast::<libc::iovec>();
