@@ -304,6 +304,13 @@ fn r_a_status_tells_the_truth() {
     pair.ping(at(7));
     let status = pair.a.peer_status(pair.b.public_key, at(1000));
     assert_eq!(status.last_handshake, Some(at(7).wall));
+    assert_eq!(status.last_handshake_age, Some(secs(993)));
+    // Whatever becomes of the wall clock: that says nothing about how old a session is.
+    for wall in [at(0).wall, at(90_000).wall] {
+        let now = Now { wall, ..at(1000) };
+        let age = pair.a.peer_status(pair.b.public_key, now).last_handshake_age;
+        assert_eq!(age, Some(secs(993)));
+    }
     assert_eq!(status.first_handshake_took, Some(Duration::ZERO));
     let mut update = PeerUpdate::new(pair.b.public_key);
     update.replace_allowed_ips = true;

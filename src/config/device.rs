@@ -96,8 +96,10 @@ pub struct PeerStatus {
     pub preshared_key: Option<PresharedKey>,
     /// Where outer datagrams to this peer go now.
     pub endpoint: Option<SocketAddr>,
-    /// When the last handshake completed.
+    /// When the last handshake completed, as the wall clock said then.
     pub last_handshake: Option<WallTime>,
+    /// How long ago that was, by the clock that no one sets: not part of the configuration protocol.
+    pub last_handshake_age: Option<Duration>,
     /// Outer bytes sent, as the kernel counts them (headers, padding, handshakes included).
     pub tx_bytes: u64,
     /// Outer bytes of authenticated datagrams received.
@@ -122,6 +124,7 @@ impl PeerStatus {
             preshared_key: None,
             endpoint: None,
             last_handshake: None,
+            last_handshake_age: None,
             tx_bytes: 0,
             rx_bytes: 0,
             persistent_keepalive: 0,

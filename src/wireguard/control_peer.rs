@@ -15,7 +15,7 @@ use super::tai64n::Tai64n;
 use super::timers::Timers;
 use crate::config::device::{PeerStatus, PeerTrouble};
 use crate::key::{PresharedKey, PublicKey};
-use crate::time::{BootTime, WallTime};
+use crate::time::{BootTime, Now};
 
 /// One peer, as the control half sees it.
 pub(super) struct ControlPeer {
@@ -41,7 +41,7 @@ pub(super) struct ControlPeer {
     pub(super) last_initiation_accepted: Option<BootTime>,
     /// When we last sent an initiation or a response.
     pub(super) last_handshake_sent: Option<BootTime>,
-    pub(super) last_handshake: Option<WallTime>,
+    pub(super) last_handshake: Option<Now>,
     pub(super) first_handshake_took: Option<Duration>,
     pub(super) trouble: PeerTrouble,
     pub(super) timers: Timers,
@@ -125,7 +125,8 @@ impl ControlPeer {
             public_key: self.shared.public_key,
             preshared_key: self.preshared_key.clone(),
             endpoint: self.shared.path().map(|path| path.remote),
-            last_handshake: self.last_handshake,
+            last_handshake: self.last_handshake.map(|at| at.wall),
+            last_handshake_age: self.last_handshake.map(|at| now.duration_since(at.boot)),
             tx_bytes: self.shared.tx_bytes(),
             rx_bytes: self.shared.rx_bytes(),
             persistent_keepalive: self.persistent_keepalive,

@@ -237,7 +237,7 @@ impl Device {
         let took = started.map_or(Duration::ZERO, |started| now.boot.duration_since(started));
         peer.series = None;
         peer.answered = None;
-        peer.last_handshake = Some(now.wall);
+        peer.last_handshake = Some(now);
         peer.first_handshake_took.get_or_insert(took);
         peer.trouble = Default::default();
         let public_key = peer.shared.public_key;

@@ -10,7 +10,6 @@ use crate::config::device::{PeerStatus, PeerTrouble};
 use crate::driver::clock;
 use crate::driver::command::{PeerReport, RefusedDestination, TunnelReport};
 use crate::driver::path_trouble::PathTrouble;
-use crate::time::Now;
 use crate::wireguard::Refused;
 
 /// A session older than this without a newer handshake is no sign of health (REJECT_AFTER_TIME).
@@ -20,11 +19,11 @@ const HEALTHY_HANDSHAKE_AGE: Duration = Duration::from_secs(180);
 pub(super) fn of(control: &Control) -> TunnelReport {
     let now = clock::now();
     let status = control.parts.device.status(now);
-    let peers: Vec<PeerReport> = status.peers.iter().map(|peer| peer_report(control, peer, now)).collect();
+    let peers: Vec<PeerReport> = status.peers.iter().map(|peer| peer_report(control, peer)).collect();
     let reachable =
         status.peers.iter().filter(|peer| peer.endpoint.is_some() || peer.last_handshake.is_some());
-    let healthy = control.parts.state.up
-        && (reachable.clone().next().is_none() || reachable.clone().any(|peer| fresh(peer, now)));
+    let healthy =
+        control.parts.state.up && (reachable.clone().next().is_none() || reachable.clone().any(fresh));
     TunnelReport {
         name: control.parts.name.clone(),
         interface: control.parts.state.name.clone(),
@@ -57,12 +56,8 @@ fn drops(control: &Control) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn age(peer: &PeerStatus, now: Now) -> Option<Duration> {
-    peer.last_handshake.map(|at| Duration::from_secs(now.wall.secs.saturating_sub(at.secs)))
-}
-
-fn fresh(peer: &PeerStatus, now: Now) -> bool {
-    age(peer, now).is_some_and(|age| age <= HEALTHY_HANDSHAKE_AGE)
+fn fresh(peer: &PeerStatus) -> bool {
+    peer.last_handshake_age.is_some_and(|age| age <= HEALTHY_HANDSHAKE_AGE)
 }
 
 /// Why `peer` has no session, as far as can be seen.
@@ -78,18 +73,18 @@ pub(super) fn reason_of(control: &Control, peer: &PeerStatus) -> Reason {
     })
 }
 
-fn peer_report(control: &Control, peer: &PeerStatus, now: Now) -> PeerReport {
+fn peer_report(control: &Control, peer: &PeerStatus) -> PeerReport {
     let name = control.names.name(&peer.public_key);
     // A session may still be fresh while the peer already cannot get a new one.
     let PeerTrouble { initiations_sent, failed_authentications, stale_timestamps, .. } = peer.trouble;
     let in_trouble =
-        !fresh(peer, now) || initiations_sent >= 3 || failed_authentications > 0 || stale_timestamps > 0;
+        !fresh(peer) || initiations_sent >= 3 || failed_authentications > 0 || stale_timestamps > 0;
     let reason = in_trouble.then(|| reason_of(control, peer));
     PeerReport {
         public_key: peer.public_key.to_base64(),
         endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
         endpoint_name: name,
-        last_handshake_secs: age(peer, now).map(|age| age.as_secs()),
+        last_handshake_secs: peer.last_handshake_age.map(|age| age.as_secs()),
         handshake_ms: peer.first_handshake_took.map(|took| took.as_secs_f64() * 1e3),
         tx_bytes: peer.tx_bytes,
         rx_bytes: peer.rx_bytes,
