@@ -190,7 +190,9 @@ fn wg_changes_the_device_and_so_do_our_own_words() {
         "set wg0 private-key /dev/null listen-port 0".to_owned(),
         format!("set wg0 peer {PEER} remove"),
     ];
-    let (theirs, mine) = (FakeTunnel::start(device()), FakeTunnel::start(device()));
+    // Made once: it holds the time of its making.
+    let before = device();
+    let (theirs, mine) = (FakeTunnel::start(before.clone()), FakeTunnel::start(before));
     for line in &lines {
         wg(&theirs, line, &[]);
         ours(&mine, line).unwrap();
