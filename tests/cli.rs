@@ -92,12 +92,28 @@ fn what_is_asked_wrongly_exits_2_and_in_run_and_exec_125() {
             &["--quiet", "run", "--", "true"],
             125,
             "no configuration given",
-            "give `--config wg0.conf`; without any server, try `wg4netns demo`",
+            if cfg!(feature = "demo") {
+                "give `--config wg0.conf`; without any server, try `wg4netns demo`"
+            } else {
+                "give `--config wg0.conf`"
+            },
         ),
         (&["exec"], 125, "`NAME` is missing", "`wg4netns exec --help` lists what can be given"),
     ] {
         let text = format!("wg4netns: {message}\nhint: {hint}\n");
         assert_eq!(run(arguments), fails(code, &text), "{arguments:?}");
+    }
+}
+
+/// The word alone would be taken for an interface's name, and one would be made.
+#[cfg(not(feature = "demo"))]
+#[test]
+fn a_build_without_the_demonstration_says_so() {
+    for arguments in [&["demo"][..], &["demo", "--peer"]] {
+        let line = "wg4netns: cannot show the demonstration: this wg4netns was built without it\n";
+        let seen = run(arguments);
+        assert_eq!((seen.code, seen.stdout.as_str()), (Some(1), ""));
+        assert!(seen.stderr.starts_with(line), "{}", seen.stderr);
     }
 }
 

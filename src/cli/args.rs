@@ -44,6 +44,10 @@ pub(super) enum CommandArgs {
     /// Show the whole thing on one machine: no configuration, no server, no root
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
+    /// Say that this build is without the demonstration
+    #[cfg(not(feature = "demo"))]
+    #[command(hide = true)]
+    Demo(NoDemoArgs),
     /// List the running tunnels
     Ls(LsArgs),
     /// Show one running tunnel; exit 0 if it is healthy, 1 if not
@@ -73,6 +77,15 @@ pub(super) enum CommandArgs {
     Completions(CompletionsArgs),
     /// Print the manual page, or write all manual pages into a directory
     Man(ManArgs),
+}
+
+/// Whatever follows `demo` in a build without it: otherwise the word alone would be an interface's name.
+#[cfg(not(feature = "demo"))]
+#[derive(Debug, Args)]
+pub(super) struct NoDemoArgs {
+    /// What the demonstration would be asked for
+    #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+    _arguments: Vec<std::ffi::OsString>,
 }
 
 /// Arguments of `completions`.

@@ -97,7 +97,11 @@ fn hint_of_one(error: &(dyn Error + 'static)) -> Advice {
 fn hint_of_arguments(error: &ArgsError) -> Advice {
     match error {
         ArgsError::NoConfig => {
-            Some("give `--config wg0.conf`; without any server, try `wg4netns demo`".into())
+            if cfg!(feature = "demo") {
+                Some("give `--config wg0.conf`; without any server, try `wg4netns demo`".into())
+            } else {
+                Some("give `--config wg0.conf`".into())
+            }
         }
         ArgsError::Descriptor { .. }
         | ArgsError::SameDescriptor { .. }

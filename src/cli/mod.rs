@@ -96,6 +96,14 @@ fn dispatch(command: CommandArgs, exits: Exits) -> u8 {
         CommandArgs::Exec(args) => command_failed(&mode::exec::run(args.into_request())),
         #[cfg(feature = "demo")]
         CommandArgs::Demo(args) => demo::demo(&args.into_request()),
+        #[cfg(not(feature = "demo"))]
+        CommandArgs::Demo(_) => {
+            report::print_lines(
+                "cannot show the demonstration: this wg4netns was built without it",
+                Some("build it with the feature `demo`, which is on unless `--no-default-features` is given"),
+            );
+            FailureClass::General.exit_code()
+        }
         CommandArgs::Device(args) => {
             match wireguard_go::honour_environment(args.into_request(), std::env::var_os) {
                 Ok(request) => device::run(request).unwrap_or_else(|error| exits.fail(&error)),
