@@ -98,6 +98,18 @@ fn what_is_asked_wrongly_exits_2_and_in_run_and_exec_125() {
                 "give `--config wg0.conf`"
             },
         ),
+        (
+            &["run", "true", "--config", "wg0.conf"],
+            125,
+            "no configuration given: `--config` behind the command is the command's own",
+            "give `--config` before the command",
+        ),
+        (
+            &["status", "wg0", "wg1"],
+            2,
+            "`wg1` is one argument too many",
+            "`wg4netns status --help` lists what can be given",
+        ),
         (&["exec"], 125, "`NAME` is missing", "`wg4netns exec --help` lists what can be given"),
     ] {
         let text = format!("wg4netns: {message}\nhint: {hint}\n");

@@ -63,7 +63,7 @@ impl RunArgs {
             if file.as_os_str() == "-" { ReportTarget::Stderr } else { ReportTarget::File(file) }
         });
         Ok(RunRequest {
-            config: self.config.source().ok_or(ArgsError::NoConfig)?,
+            config: self.config.source().ok_or_else(|| no_config(&self.command))?,
             interface: self.link.interface,
             name: self.link.name,
             mtu: self.link.mtu,
@@ -78,6 +78,16 @@ impl RunArgs {
             sandbox: self.sandbox.policy(),
             log: self.log.options(LogLevel::Warn),
         })
+    }
+}
+
+/// Whatever is behind the command is the command's: so is a flag that was meant for us.
+fn no_config(command: &[OsString]) -> ArgsError {
+    let is_config = |word: &str| word == "--config" || word.starts_with("--config=");
+    if command.iter().filter_map(|word| word.to_str()).any(is_config) {
+        ArgsError::ConfigBehindCommand
+    } else {
+        ArgsError::NoConfig
     }
 }
 

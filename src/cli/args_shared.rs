@@ -50,6 +50,9 @@ pub(super) enum ArgsError {
     /// `run` without a configuration; one is never guessed.
     #[error("no configuration given")]
     NoConfig,
+    /// `run` without a configuration, while its command has one.
+    #[error("no configuration given: `--config` behind the command is the command's own")]
+    ConfigBehindCommand,
     /// Two flags exclude each other.
     #[error("`{first}` cannot be used with `{second}`: {why}")]
     Conflict {

@@ -103,6 +103,7 @@ fn hint_of_arguments(error: &ArgsError) -> Advice {
                 Some("give `--config wg0.conf`".into())
             }
         }
+        ArgsError::ConfigBehindCommand => Some("give `--config` before the command".into()),
         ArgsError::Descriptor { .. }
         | ArgsError::SameDescriptor { .. }
         | ArgsError::Missing { .. }

@@ -39,6 +39,9 @@ fn message(error: &clap::Error) -> String {
             let why = std::error::Error::source(error).map(ToString::to_string);
             format!("{}: {}", with_value(error), why.unwrap_or_else(|| "it is not valid".into()))
         }
+        ErrorKind::UnknownArgument if !flag().starts_with('-') => {
+            format!("`{}` is one argument too many", first(error, ContextKind::InvalidArg))
+        }
         ErrorKind::UnknownArgument => format!("there is no `{}`", flag()),
         ErrorKind::InvalidSubcommand => {
             format!("there is no command `{}`", first(error, ContextKind::InvalidSubcommand))
@@ -60,7 +63,7 @@ fn message(error: &clap::Error) -> String {
                 .iter()
                 .map(|missing| format!("`{}`", choice(missing)))
                 .collect();
-            format!("{} is missing", missing.join(" and "))
+            format!("{} {} missing", missing.join(" and "), if missing.len() == 1 { "is" } else { "are" })
         }
         ErrorKind::MissingSubcommand => "no command given".into(),
         ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".into(),
@@ -156,6 +159,9 @@ mod tests {
             ("frobnicate now", "there is no command `frobnicate`"),
             ("exec wg0 --nowait", "there is no `--nowait`"),
             ("run --nowait", "there is no `--nowait`"),
+            ("status wg0 wg1", "`wg1` is one argument too many"),
+            ("attach --netns-pid 1 wg0.conf", "`wg0.conf` is one argument too many"),
+            ("quadlet", "`--image IMAGE` and `NAME` are missing"),
             (
                 "status wg0 --max-age soon",
                 "`--max-age soon`: a duration is a number of seconds, or a number with `s`, `m` or `h`",

@@ -78,7 +78,10 @@ impl FromStr for EndpointName {
         }
         let (host, port) = text.rsplit_once(':').ok_or(EndpointError::NoPort)?;
         if host.contains(':') {
-            return Err(EndpointError::Brackets);
+            // Other letters: something else altogether, a URL perhaps.
+            let address = host.split('%').next().unwrap_or(host);
+            let is_address = address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte));
+            return Err(if is_address { EndpointError::Brackets } else { EndpointError::Host });
         }
         let port = parse_port(port)?;
         if let Ok(address) = host.parse::<IpAddr>() {
@@ -193,6 +196,9 @@ mod tests {
             ("1.2.3.4:65536", EndpointError::Port),
             ("1.2.3.4:+5", EndpointError::Port),
             ("fe80::1:51820", EndpointError::Brackets),
+            ("fe80::1%eth0:51820", EndpointError::Brackets),
+            // Was called an IPv6 address.
+            ("https://vpn.example.com:51820", EndpointError::Host),
             ("1.2.3:51820", EndpointError::Host),
             ("a b:51820", EndpointError::Host),
             ("[fe80::1%a/b]:1", EndpointError::Host),

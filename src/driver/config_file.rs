@@ -130,7 +130,9 @@ impl ConfigFileError {
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Parse(error) => error.hint(),
-            Self::NotFound { name, .. } if Path::new(name).exists() => {
+            Self::NotFound { name, .. } | Self::Name { name }
+                if std::fs::metadata(name).is_ok_and(|found| !found.is_dir()) =>
+            {
                 Some(format!("`./{name}` is there: names with a `/` are paths").into())
             }
             Self::NotFound { .. }
@@ -510,6 +512,18 @@ mod tests {
             sought("../home").unwrap_err().to_string(),
             "`../home` is not the name of a configuration"
         );
+    }
+
+    #[test]
+    fn the_path_of_a_file_that_is_there_is_told_and_that_of_a_directory_is_not() {
+        // Tests run in the package's directory.
+        let advice = |name: &str| find_in(name, std::iter::empty()).unwrap_err().hint();
+        for name in ["Cargo.toml", ".gitignore"] {
+            assert_eq!(advice(name).unwrap(), format!("`./{name}` is there: names with a `/` are paths"));
+        }
+        for name in ["src", ".", "", "nosuch"] {
+            assert_eq!(advice(name), None, "{name}");
+        }
     }
 
     #[test]
