@@ -72,6 +72,23 @@ fn a_shell_inside_has_jobs_of_its_own() {
     shell.expect("status 5.");
 }
 
+#[test]
+fn the_command_sees_the_size_of_the_terminal_and_hears_of_another() {
+    let mut shell = Shell::new();
+    shell.enter("stty rows 33 cols 77; tty >\"$DIR/tty\"");
+    shell.enter(
+        "$RUN sh -c 'trap \"stty size; exit 8\" WINCH; stty size; echo rea\"\"dy; while :; do sleep 0.05; done'",
+    );
+    shell.expect("33 77");
+    shell.expect("ready");
+    let terminal = fs::read_to_string(shell.directory.path().join("tty")).expect("the shell has told");
+    let resized = Command::new("stty").args(["-F", terminal.trim(), "rows", "44", "cols", "99"]).status();
+    assert!(resized.expect("stty(1) is installed").success());
+    shell.expect("44 99");
+    shell.enter("echo status $?.");
+    shell.expect("status 8.");
+}
+
 const PROMPT: &str = "ready for> ";
 const CONTROL_C: u8 = 3;
 const CONTROL_Z: u8 = 26;
@@ -83,7 +100,7 @@ struct Shell {
     output: Receiver<Vec<u8>>,
     /// Printed and not yet expected.
     seen: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Shell {
@@ -101,6 +118,7 @@ impl Shell {
         let mut script = Command::new("script")
             .args(["-q", "-e", "-f", "-c", "bash --norc --noediting -i", "/dev/null"])
             .env("RUN", run)
+            .env("DIR", directory.path())
             .env("TERM", "dumb")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -117,7 +135,7 @@ impl Shell {
                 }
             }
         });
-        let mut shell = Self { script, keys, output, seen: String::new(), _directory: directory };
+        let mut shell = Self { script, keys, output, seen: String::new(), directory };
         shell.enter("PS1='ready for''> '");
         shell.expect(PROMPT);
         shell
