@@ -379,33 +379,41 @@ start_boringtun_cli_peer() {
   far_end_addresses "$interface" "$ns"
 }
 
-# start_kernel_peer: the kernel's WireGuard in a virtual machine at 10.5.0.2 (fd05::2); the host side is tap0.
+# start_vm [QEMU-ARG…]: a virtual machine at 10.5.0.2 (fd05::2), whose kernel has WireGuard; the host side is tap0.
 # Then `vm 'CMD'` runs a line of shell in it.
-start_kernel_peer() {
+start_vm() {
   need vm
   ip tuntap add dev tap0 mode tap
   ip addr add 10.5.0.1/24 dev tap0; ip addr add fd05::1/64 dev tap0 nodad; ip link set tap0 up
   mkfifo "$W/vm.in"
   # Open for reading and writing, so that neither side waits for the other.
   exec {VM_IN}<>"$W/vm.in"
-  start vm "$INTEGRATION/tools/refvm" run "$CACHE/refvm" tap0 <"$W/vm.in"
+  start vm "$INTEGRATION/tools/refvm" run "$CACHE/refvm" tap0 "$@" <"$W/vm.in"
   wait_for "the virtual machine" 60 grep -q READY "$W/vm.log"
+}
+
+# start_kernel_peer: the kernel's WireGuard in it as the far end.
+start_kernel_peer() {
+  start_vm
   vm "echo $(key b) > /b.key; echo $(pub a) > /a.pub"
   vm "ip link add wg0 type wireguard && wg set wg0 private-key /b.key listen-port 51820 peer \$(cat /a.pub) allowed-ips 10.6.0.1/32,fd06::1/128"
   vm 'ip addr add 10.6.0.2/24 dev wg0; ip addr add fd06::2/64 dev wg0 nodad; ip link set wg0 up; iperf3 -s -D'
 }
 
-# vm 'CMD': runs it in the virtual machine, prints what it said, returns its status.
-vm() {
-  local seen status
-  seen=$(grep -c '^done ' "$W/vm.log" || true)
+# vm 'CMD': runs it in the virtual machine, prints what it said, returns its status. vm_begin and vm_end: its two halves.
+vm() { vm_begin "$1"; vm_end; }
+vm_begin() {
+  VM_SEEN=$(grep -c '^done ' "$W/vm.log" || true) VM_ASKED=$1
   printf '%s\n' "$1" >&"$VM_IN"
-  VM_WANTED=$((seen + 1)); wait_for "the virtual machine's answer to: $1" 60 vm_answered
-  tr -d '\r' <"$W/vm.log" | awk -v n="$seen" 'd == n && !/^(done |READY)/; /^done / { d++ }'
-  status=$(tr -d '\r' <"$W/vm.log" | grep '^done ' | sed -n "${VM_WANTED}s/done //p")
+}
+vm_end() {
+  local status
+  wait_for "the virtual machine's answer to: $VM_ASKED" 60 vm_answered
+  tr -d '\r' <"$W/vm.log" | awk -v n="$VM_SEEN" 'd == n && !/^(done |READY)/; /^done / { d++ }'
+  status=$(tr -d '\r' <"$W/vm.log" | grep '^done ' | sed -n "$((VM_SEEN + 1))s/done //p")
   return "$status"
 }
-vm_answered() { [ "$(grep -c '^done ' "$W/vm.log" || true)" -ge "$VM_WANTED" ]; }
+vm_answered() { [ "$(grep -c '^done ' "$W/vm.log" || true)" -gt "$VM_SEEN" ]; }
 
 # far_services: at the far end's address inside the tunnel, a page on port 80 that says who asks, and a name server that
 # knows far.test.

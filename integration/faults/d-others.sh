@@ -47,6 +47,7 @@ fault E9 "the file never ends" "exit 3" not_a_file /dev/zero
 not_a_file() { hostile_target; refuses 3 "wg4netns: " "$WG4NETNS" --netns-pid "$TARGET" --config "$1"; nothing_made "no file"; }
 
 covered G1 "the clock went back: the peer refuses us, and we say why" 031-reason-clock
+covered G4 "our clock goes back and forward, our machine sleeps for two hours" 032-own-clock
 # in_time OFFSETS: in a time namespace where boot time is another.
 in_time() {
   unshare -T true 2>/dev/null || skipped time-namespaces "they cannot be made here"
