@@ -22,7 +22,10 @@ lives() { # LOG: a tunnel that leaves its caller and says all; its log must have
   capture "$WG4NETNS" -vv --background --netns-pid "$TARGET" --config "$W/wg0.conf"
   assert_status 0
   local said=$OUT$ERR
-  wait_for "an answer" 10 in_target ping -c 1 -W 1 10.6.0.2
+  wait_for "an answer" 10 in_target ping -c 1 -W 1 -p 6c65616b 10.6.0.2
+  # A line for each, and what is in it is not there.
+  for part in initiation 10.6.0.2; do wait_for "$part in the log" 5 grep -qaF "$part" "$log"; done
+  ! grep -qaF leakleak "$log" || fail "the content of packets is in $log"
   capture "$WG4NETNS" set wg0 private-key "$W/late.key"; assert_status 0; said+=$OUT$ERR
   capture in_target ping -c 2 -i 0.2 -W 0.5 10.6.0.2 # to a peer that does not know us any more
   capture "$WG4NETNS" set wg0 private-key "$W/a.key"; assert_status 0; said+=$OUT$ERR

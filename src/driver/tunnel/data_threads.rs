@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use super::packet_log;
 use super::transmit::{LinkWriter, Step, Transmit};
 use super::turns::{Load, Lookout, Turn, Turns};
 use crate::driver::clock;
@@ -275,6 +276,7 @@ impl Receive {
             Err(error) => return Err(ThreadEnd::Failed("receive from the UDP socket", error)),
         }
         let now = clock::now();
+        packet_log::datagrams("from", &self.datagrams);
         self.packets.clear();
         self.path.set_coalescing(self.writer.coalesce(now.boot));
         let handshakes = &self.handshakes;

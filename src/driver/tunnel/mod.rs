@@ -14,6 +14,7 @@
 mod control;
 mod data_threads;
 mod first_handshake;
+mod packet_log;
 mod reason;
 mod report;
 mod transmit;

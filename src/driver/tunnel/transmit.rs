@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use tracing::warn;
 
 use super::data_threads::ThreadEnd;
+use super::packet_log;
 use super::turns::Load;
 use crate::driver::clock;
 use crate::driver::link::{Link, ReadOutcome};
@@ -71,6 +72,7 @@ impl Transmit {
             ReadOutcome::Shutdown => return Ok(Step::Shutdown),
         }
         let now = clock::now();
+        packet_log::packets("from", &self.packets);
         self.datagrams.clear();
         self.replies.clear();
         self.path.handle_packets(&self.packets, now, &mut self.datagrams, &mut self.replies);
@@ -122,6 +124,7 @@ impl LinkWriter {
         if packets.is_empty() {
             return Ok(());
         }
+        packet_log::packets("to", packets);
         self.link.write_batch(packets, &mut self.refused)?;
         if !self.refused.is_empty() {
             self.write_singly(packets)?;
@@ -163,6 +166,7 @@ const SINGLES: SegmentLayout = SegmentLayout { headroom: VNET_HEADER_LEN, tailro
 
 /// Sends a batch; what the socket refuses is counted, never fatal: protocol timers retry.
 pub(super) fn send(data_plane: &DataPlane, udp: &UdpPort, datagrams: &DatagramBatch, patience: Patience) {
+    packet_log::datagrams("to", datagrams);
     let outcome = udp.send_with(datagrams, clock::now().boot, patience);
     for remote in outcome.stale_sources {
         data_plane.forget_source(remote);
