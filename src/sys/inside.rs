@@ -14,10 +14,28 @@ pub(crate) fn inside_namespace(test: &str, setup: &str) -> bool {
 
 /// True in a process whose system calls are made to fail as `fault` says; outside, runs this very test in one.
 pub(crate) fn under_injection(test: &str, fault: &str) -> bool {
-    let trace = fault.split(':').next().unwrap_or_default();
-    let (trace, inject) = (format!("trace={trace}"), format!("inject={fault}"));
-    let wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    inside(test, "strace", &["strace", "-o", "/dev/null", "true"], &wrapper)
+    let tracer = tracer(fault);
+    inside(test, "strace", &["strace", "-o", "/dev/null", "true"], &tracer.each_ref().map(String::as_str))
+}
+
+/// As [`inside_namespace`], with TUN devices, and [`under_injection`] together.
+pub(crate) fn inside_namespace_with_tun_under_injection(test: &str, setup: &str, fault: &str) -> bool {
+    let (script, tracer) = (format!("{setup}\nexec \"$@\""), tracer(fault));
+    let wrapper: Vec<&str> = ["unshare", "-Urn", "sh", "-ec", &script, "sh"]
+        .into_iter()
+        .chain(tracer.iter().map(String::as_str))
+        .collect();
+    inside(test, "strace", &["unshare", "-Urn", "strace", "-o", "/dev/null", "sh", "-c", HAS_TUN], &wrapper)
+}
+
+/// Fails where there is no TUN device.
+const HAS_TUN: &str = "exec 3<>/dev/net/tun";
+
+/// The call that `fault` names is counted in each thread for itself.
+fn tracer(fault: &str) -> [String; 9] {
+    let call = fault.split(':').next().unwrap_or_default();
+    let (trace, inject) = (format!("trace={call}"), format!("inject={fault}"));
+    ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject].map(str::to_owned)
 }
 
 /// Runs ip(8), which must succeed.

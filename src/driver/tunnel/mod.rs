@@ -13,6 +13,10 @@
 
 mod control;
 mod data_threads;
+#[cfg(test)]
+mod far_end;
+#[cfg(test)]
+mod fault_tests;
 mod first_handshake;
 mod packet_log;
 mod reason;

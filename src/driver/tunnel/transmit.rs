@@ -159,7 +159,7 @@ impl LinkWriter {
 }
 
 /// How long nothing is joined after the TUN has refused something joined.
-const JOIN_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const JOIN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Each piece behind an empty virtio-net header, without padding.
 const SINGLES: SegmentLayout = SegmentLayout { headroom: VNET_HEADER_LEN, tailroom: 0, mtu: 0 };
