@@ -12,13 +12,19 @@ pub(crate) fn inside_namespace(test: &str, setup: &str) -> bool {
     inside(test, "netns", &["unshare", "-Urn", "true"], &wrapper)
 }
 
+/// As [`inside_namespace`], with TUN devices.
+pub(crate) fn inside_namespace_with_tun(test: &str, setup: &str) -> bool {
+    let wrapper = ["unshare", "-Urn", "sh", "-ec", &format!("{setup}\nexec \"$@\""), "sh"];
+    inside(test, "tun", &["unshare", "-Urn", "sh", "-c", HAS_TUN], &wrapper)
+}
+
 /// True in a process whose system calls are made to fail as `fault` says; outside, runs this very test in one.
 pub(crate) fn under_injection(test: &str, fault: &str) -> bool {
     let tracer = tracer(fault);
     inside(test, "strace", &["strace", "-o", "/dev/null", "true"], &tracer.each_ref().map(String::as_str))
 }
 
-/// As [`inside_namespace`], with TUN devices, and [`under_injection`] together.
+/// As [`inside_namespace_with_tun`] and [`under_injection`] together.
 pub(crate) fn inside_namespace_with_tun_under_injection(test: &str, setup: &str, fault: &str) -> bool {
     let (script, tracer) = (format!("{setup}\nexec \"$@\""), tracer(fault));
     let wrapper: Vec<&str> = ["unshare", "-Urn", "sh", "-ec", &script, "sh"]

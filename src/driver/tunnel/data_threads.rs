@@ -114,21 +114,7 @@ pub(super) fn spawn(
         })?
     };
     let rx = {
-        let mut receive = Receive {
-            path: RxPath::new(Arc::clone(data_plane)),
-            link: Arc::clone(link),
-            udp: Arc::clone(udp),
-            handshakes,
-            transmit,
-            turns,
-            lookout: Lookout::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
-            datagrams: DatagramBatch::with_capacity(RECEIVE_SLAB_LEN, 64),
-            packets: PacketBatch::with_capacity(
-                Coalescer::room(RECEIVE_SLAB_LEN, RECEIVE_PACKETS),
-                RECEIVE_PACKETS,
-            ),
-            writer: LinkWriter::new(Arc::clone(link)),
-        };
+        let mut receive = Receive::new(data_plane, link, udp, handshakes, transmit, turns);
         let (ends, stopping, confined) = (ends.clone(), Arc::clone(&stopping), Arc::clone(&confined));
         std::thread::Builder::new().name("rx".into()).spawn(move || {
             report_end(&ends, || {
@@ -196,7 +182,7 @@ fn run_tx(
 }
 
 /// Carries datagrams to the link and, on a quiet tunnel, packets from it.
-struct Receive {
+pub(super) struct Receive {
     path: RxPath,
     link: Arc<Link>,
     udp: Arc<ArcSwap<UdpPort>>,
@@ -210,6 +196,31 @@ struct Receive {
 }
 
 impl Receive {
+    pub(super) fn new(
+        data_plane: &Arc<DataPlane>,
+        link: &Arc<Link>,
+        udp: &Arc<ArcSwap<UdpPort>>,
+        handshakes: mpsc::Sender<HandshakeDatagram>,
+        transmit: Arc<Mutex<Transmit>>,
+        turns: Arc<Turns>,
+    ) -> Self {
+        Self {
+            path: RxPath::new(Arc::clone(data_plane)),
+            link: Arc::clone(link),
+            udp: Arc::clone(udp),
+            handshakes,
+            transmit,
+            turns,
+            lookout: Lookout::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
+            datagrams: DatagramBatch::with_capacity(RECEIVE_SLAB_LEN, 64),
+            packets: PacketBatch::with_capacity(
+                Coalescer::room(RECEIVE_SLAB_LEN, RECEIVE_PACKETS),
+                RECEIVE_PACKETS,
+            ),
+            writer: LinkWriter::new(Arc::clone(link)),
+        }
+    }
+
     fn run(&mut self, stopping: &AtomicBool) -> Result<(), ThreadEnd> {
         while !stopping.load(Ordering::Relaxed) {
             if self.turns.has_link(Turn::Rx) {
@@ -225,7 +236,7 @@ impl Receive {
     }
 
     /// Waits for whatever comes from either side, and carries it.
-    fn both_directions(&mut self) -> Result<(), ThreadEnd> {
+    pub(super) fn both_directions(&mut self) -> Result<(), ThreadEnd> {
         let port = self.udp.load_full();
         let ready = self.lookout.wait(&self.link, port.as_fd())?;
         if ready.other {

@@ -1,9 +1,9 @@
 //! For tests of the data threads: both ends of a session, packets to send through it, and what the kernel gets to see of
 //! them. Inside a namespace of their own.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use crate::driver::clock;
 use crate::driver::link::{Link, Shutdown};
 use crate::driver::udp::{RECEIVE_STRIDE, UdpPort};
 use crate::key::PrivateKey;
-use crate::packet::batch::{DatagramBatch, PacketBatch, VNET_HEADER_LEN};
+use crate::packet::batch::{DatagramBatch, DatagramSlot, PacketBatch, VNET_HEADER_LEN};
 use crate::packet::checksum::Sum;
+use crate::packet::coalesce::{CoalesceConfig, Coalescer};
 use crate::packet::ip::protocol;
 use crate::sys::inside::ip;
 use crate::sys::netlink::Netlink;
@@ -63,7 +64,7 @@ impl End {
                 .unwrap();
         }
         let [ours, far] = &mut ends;
-        far.seal(&batch(&round(0)[..1]));
+        far.seal(&batch(&round(Way::In, 0)[..1]));
         // Initiation, response, and the message that confirms.
         far.settle_with(ours);
         ours.settle_with(far);
@@ -79,6 +80,18 @@ impl End {
         assert_eq!(outcome.failures, []);
     }
 
+    /// Takes datagrams that arrive, until there were so many.
+    pub(super) fn receive(&self, count: usize) {
+        let mut datagrams = DatagramBatch::with_capacity(8 * RECEIVE_STRIDE, 8);
+        let mut received = 0;
+        while received < count {
+            wait_for(self.port.as_fd());
+            self.port.receive(&mut datagrams).unwrap();
+            received += datagrams.slots().iter().map(DatagramSlot::segments).sum::<usize>();
+        }
+        assert_eq!(received, count);
+    }
+
     fn seal(&mut self, packets: &PacketBatch) -> DatagramBatch {
         let mut out = DatagramBatch::with_capacity(TX_SLAB_LEN, 64);
         self.tx.handle_packets(packets, clock::now(), &mut out, &mut PacketBatch::with_capacity(0, 0));
@@ -92,7 +105,7 @@ impl End {
         self.device.poll_transmit(clock::now(), &mut datagrams);
         assert!(!datagrams.is_empty(), "there is something to say");
         self.port.send(&datagrams, clock::now().boot);
-        assert!(wait::readable(other.port.as_fd(), Some(DEADLINE)).unwrap(), "nothing arrived");
+        wait_for(other.port.as_fd());
         other.port.receive(&mut datagrams).unwrap();
         let mut handshakes = Vec::new();
         RxPath::new(Arc::clone(other.device.data_plane())).handle_datagrams(
@@ -107,11 +120,11 @@ impl End {
     }
 }
 
-/// A TUN that is up, and what arrives in its namespace by it.
+/// A TUN that is up, and what its namespace gets and sends by it.
 pub(super) struct Tun {
     pub(super) link: Arc<Link>,
     pub(super) shutdown: Arc<Shutdown>,
-    arrived: OwnedFd,
+    socket: OwnedFd,
 }
 
 impl Tun {
@@ -121,18 +134,14 @@ impl Tun {
         let link = Arc::new(Link::from_queue(queue, Arc::clone(&shutdown)).unwrap());
         ip("link set wg0 up");
         let index = Netlink::open().unwrap().link_named("wg0").unwrap().unwrap().index;
-        Self { link, shutdown, arrived: packet_socket::open(index).unwrap() }
+        Self { link, shutdown, socket: packet_socket::open(index).unwrap() }
     }
 
     /// What the kernel got from the TUN, as it got it, until there are so many; each behind its offload header.
     pub(super) fn arrivals(&self, count: usize) -> Vec<Vec<u8>> {
         let mut arrivals = Vec::new();
         while arrivals.len() < count {
-            assert!(
-                wait::readable(self.arrived.as_fd(), Some(DEADLINE)).unwrap(),
-                "{} of {count} arrived",
-                arrivals.len()
-            );
+            wait_for(self.socket.as_fd());
             arrivals.extend(self.arrival());
         }
         arrivals
@@ -141,19 +150,34 @@ impl Tun {
     /// What has arrived, if there is something.
     pub(super) fn arrival(&self) -> Option<Vec<u8>> {
         let mut frame = vec![0; 1 << 17];
-        let len = packet_socket::receive(self.arrived.as_fd(), &mut [IoSliceMut::new(&mut frame)]).ok()?;
+        let len = packet_socket::receive(self.socket.as_fd(), &mut [IoSliceMut::new(&mut frame)]).ok()?;
         frame.truncate(len);
         Some(frame)
     }
+
+    /// Sends a packet, or a super-packet, behind its offload header from the namespace.
+    pub(super) fn depart(&self, framed: &[u8]) {
+        packet_socket::send(self.socket.as_fd(), &[IoSlice::new(framed)]).unwrap();
+    }
 }
 
-/// Packets of all flows from the far end to ours, flow after flow, each behind an offload header that asks for nothing.
-/// Those of the next round continue the flows.
-pub(super) fn round(number: usize) -> Vec<Vec<u8>> {
+/// Where a packet comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the far end.
+    In,
+    /// From the TUN.
+    Out,
+}
+
+/// Packets of all flows of one way, flow after flow, each behind an offload header that asks for nothing. Those of the
+/// next round continue the flows.
+pub(super) fn round(way: Way, number: usize) -> Vec<Vec<u8>> {
     let flows = [(V4, protocol::TCP), (V6, protocol::TCP), (V4, protocol::UDP), (V6, protocol::UDP)];
     assert_eq!(flows.len(), FLOWS);
-    let of_flow = |(addresses, transport)| {
-        (number * FLOW_LEN..(number + 1) * FLOW_LEN).map(move |index| packet(addresses, transport, index))
+    let of_flow = |([ours, far], transport): ([&'static str; 2], _)| {
+        let ends = if way == Way::In { [far, ours] } else { [ours, far] };
+        (number * FLOW_LEN..(number + 1) * FLOW_LEN).map(move |index| packet(ends, transport, index))
     };
     flows.into_iter().flat_map(of_flow).collect()
 }
@@ -167,9 +191,20 @@ pub(super) fn batch(framed: &[Vec<u8>]) -> PacketBatch {
     batch
 }
 
+/// Joins packets of [`PACKET_LEN`] as the rx thread does, and as the kernel does.
+pub(super) fn join(framed: &[Vec<u8>], config: CoalesceConfig) -> PacketBatch {
+    let (slab, mut ranges) = (framed.concat(), Vec::new());
+    for start in (0..slab.len()).step_by(VNET_HEADER_LEN + PACKET_LEN) {
+        ranges.push(start + VNET_HEADER_LEN..start + VNET_HEADER_LEN + PACKET_LEN);
+    }
+    let mut out = PacketBatch::with_capacity(Coalescer::room(slab.len(), ranges.len()), ranges.len());
+    Coalescer::new(config).coalesce(&slab, &ranges, &mut out);
+    out
+}
+
 /// Packet `index` of a flow.
-fn packet([ours, far]: [&str; 2], transport: u8, index: usize) -> Vec<u8> {
-    let (source, destination): (IpAddr, IpAddr) = (far.parse().unwrap(), ours.parse().unwrap());
+fn packet([source, destination]: [&str; 2], transport: u8, index: usize) -> Vec<u8> {
+    let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
     let mut packet = vec![0; VNET_HEADER_LEN];
     let header_len = if source.is_ipv4() { 20 } else { 40 };
     let transport_len = u16::try_from(PACKET_LEN - header_len).unwrap();
@@ -218,5 +253,8 @@ fn prefix(address: &str) -> ipnet::IpNet {
     address.parse::<IpAddr>().unwrap().into()
 }
 
-/// By then what is waited for has come, on any machine.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// Waits until there is something to read; long enough for any machine.
+#[track_caller]
+pub(super) fn wait_for(fd: BorrowedFd<'_>) {
+    assert!(wait::readable(fd, Some(Duration::from_secs(20))).unwrap(), "nothing arrived within 20 s");
+}

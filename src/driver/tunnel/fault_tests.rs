@@ -8,11 +8,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::data_threads::spawn;
-use super::far_end::{End, FLOW_LEN, FLOWS, PACKET_LEN, Tun, batch, round};
+use super::far_end::{End, FLOW_LEN, FLOWS, PACKET_LEN, Tun, Way, batch, join, round};
 use super::transmit::{JOIN_PAUSE, LinkWriter};
 use crate::driver::clock;
-use crate::packet::batch::{PacketBatch, VNET_HEADER_LEN};
-use crate::packet::coalesce::{CoalesceConfig, Coalescer};
+use crate::packet::coalesce::CoalesceConfig;
 use crate::sys::inside::inside_namespace_with_tun_under_injection;
 
 /// The first write of each of the flows, joined.
@@ -30,7 +29,7 @@ fn joined_packets_that_the_tun_refuses_arrive_one_by_one_and_later_ones_are_not_
     let (threads, _handshakes) =
         spawn(ours.device.data_plane(), &tun.link, shutdown, &udp, &ends, false).unwrap();
     for number in 1..=5 {
-        let sent = round(number);
+        let sent = round(Way::In, number);
         far.send(&batch(&sent));
         assert!(
             tun.arrivals(sent.len()) == sent,
@@ -49,7 +48,7 @@ fn a_minute_after_the_tun_refused_joined_packets_they_are_joined_again() {
     let tun = Tun::new();
     let mut writer = LinkWriter::new(Arc::clone(&tun.link));
     let all = CoalesceConfig { tcp: true, udp: true };
-    let (before, sent) = (clock::now().boot, round(0));
+    let (before, sent) = (clock::now().boot, round(Way::In, 0));
     let joined = join(&sent, writer.coalesce(before));
     assert_eq!(joined.len(), FLOWS);
     writer.write(&joined).unwrap();
@@ -61,17 +60,6 @@ fn a_minute_after_the_tun_refused_joined_packets_they_are_joined_again() {
     let lengths: Vec<usize> = tun.arrivals(FLOWS).iter().map(Vec::len).collect();
     assert!(lengths.iter().all(|len| *len > FLOW_LEN * PACKET_LEN / 2), "whole super-packets: {lengths:?}");
     assert_eq!(tun.arrival(), None, "nothing arrives twice");
-}
-
-/// As the rx thread does it.
-fn join(framed: &[Vec<u8>], config: CoalesceConfig) -> PacketBatch {
-    let (slab, mut ranges) = (framed.concat(), Vec::new());
-    for start in (0..slab.len()).step_by(VNET_HEADER_LEN + PACKET_LEN) {
-        ranges.push(start + VNET_HEADER_LEN..start + VNET_HEADER_LEN + PACKET_LEN);
-    }
-    let mut out = PacketBatch::with_capacity(Coalescer::room(slab.len(), ranges.len()), ranges.len());
-    Coalescer::new(config).coalesce(&slab, &ranges, &mut out);
-    out
 }
 
 fn inside(test: &str) -> bool {

@@ -11,6 +11,8 @@
 //! The UDP port sits in an `ArcSwap`: a new listen port is bound first, then swapped in, then the old one is shut
 //! down, which wakes the rx thread so that it picks up the new one.
 
+#[cfg(test)]
+mod allocation_tests;
 mod control;
 mod data_threads;
 #[cfg(test)]
