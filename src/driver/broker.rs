@@ -180,13 +180,9 @@ fn is_hang_up(error: &io::Error) -> bool {
 /// The broker process itself, from its first line to its end.
 #[must_use]
 pub fn main() -> ExitCode {
-    // All before the first name is read: what was inherited belongs to somebody else, nothing here is worth tracing,
-    // and an orphan has nobody to answer.
-    let hardened = sandbox::close_inherited()
+    // All before the first name is read. An orphan has nobody to answer.
+    let hardened = sandbox::harden_helper()
         .and_then(|()| sandbox::die_with_parent(Some(Signal::SIGKILL)))
-        .and_then(|()| sandbox::undumpable())
-        .and_then(|()| sandbox::no_core_files())
-        .and_then(|()| sandbox::no_new_privileges())
         .and_then(|()| sandbox::drop_capabilities(false));
     let missing = confine(&confine::Helper::Broker, Policy::of_this_helper());
     match (hardened, adopt_fd(0)) {

@@ -116,10 +116,7 @@ fn write_whole(path: &Path) -> io::Result<File> {
 /// The remover process itself.
 #[must_use]
 pub fn main(name: &OsString) -> ExitCode {
-    let hardened = sandbox::close_inherited()
-        .and_then(|()| sandbox::undumpable())
-        .and_then(|()| sandbox::no_core_files())
-        .and_then(|()| sandbox::no_new_privileges())
+    let hardened = sandbox::harden_helper()
         .and_then(|()| sandbox::drop_capabilities(false))
         .and_then(|()| END_SIGNALS.into_iter().try_for_each(signals::ignore));
     match (hardened, adopt_fd(0), adopt_fd(1), adopt_fd(2)) {

@@ -197,6 +197,18 @@ pub fn die_with_parent(signal: Option<Signal>) -> Result<(), OsError> {
     Ok(prctl::set_pdeathsig(signal)?)
 }
 
+/// What every helper gives up before it reads anything: descriptors that were inherited, which belong to somebody else;
+/// being traced or dumped; privileges by executing something.
+///
+/// # Errors
+/// What the system says to the first of them that cannot be given up.
+pub fn harden_helper() -> Result<(), OsError> {
+    close_inherited()?;
+    undumpable()?;
+    no_core_files()?;
+    no_new_privileges()
+}
+
 /// Closes every descriptor but the three standard ones: for a helper, as its very first step.
 ///
 /// # Errors

@@ -55,12 +55,8 @@ const DIAL_NEXT: Duration = Duration::from_secs(3);
 /// The whole life of the forwarder.
 #[must_use]
 pub fn main() -> ExitCode {
-    // All before anything is read: what was inherited belongs to somebody else, and an orphan has nobody to work for.
-    let hardened = sandbox::close_inherited()
-        .and_then(|()| sandbox::die_with_parent(Some(Signal::SIGKILL)))
-        .and_then(|()| sandbox::undumpable())
-        .and_then(|()| sandbox::no_core_files())
-        .and_then(|()| sandbox::no_new_privileges());
+    // All before anything is read. An orphan has nobody to work for.
+    let hardened = sandbox::harden_helper().and_then(|()| sandbox::die_with_parent(Some(Signal::SIGKILL)));
     let descriptors = sockets::raise_descriptor_limit().unwrap_or(MIN_DESCRIPTORS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match (hardened, adopt_fd(0), runtime) {
