@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::report;
-use super::WgCommandError;
 use super::set::resolve;
+use super::{WgCommandError, apply};
 use crate::config::device::DeviceUpdate;
 use crate::config::sync::ResolvedNames;
 use crate::config::{Config, NetworkChange};
@@ -42,22 +42,15 @@ pub(in crate::cli) struct SwitchArgs {
 /// `setconf`: what the file does not say is reset.
 pub(super) fn setconf(args: &FileArgs) -> Result<u8, WgCommandError> {
     let config = config_file::load_setconf(&args.file).map_err(WgCommandError::File)?;
-    apply(args, with_names(config.to_setconf_update(), &resolve_names(&config)?))
+    let update = with_names(config.to_setconf_update(), &resolve_names(&config)?);
+    apply(&args.interface, args.uapi_dir.as_deref(), &update)
 }
 
 /// `addconf`: what the file does not say stays.
 pub(super) fn addconf(args: &FileArgs) -> Result<u8, WgCommandError> {
     let config = config_file::load_setconf(&args.file).map_err(WgCommandError::File)?;
-    apply(args, with_names(config.to_addconf_update(), &resolve_names(&config)?))
-}
-
-fn apply(args: &FileArgs, update: DeviceUpdate) -> Result<u8, WgCommandError> {
-    let talk = |source| WgCommandError::talk(source, &args.interface);
-    UapiClient::find(&args.interface, args.uapi_dir.as_deref())
-        .map_err(talk)?
-        .apply(&update)
-        .map_err(talk)?;
-    Ok(0)
+    let update = with_names(config.to_addconf_update(), &resolve_names(&config)?);
+    apply(&args.interface, args.uapi_dir.as_deref(), &update)
 }
 
 /// `syncconf`: the least change. A `wg-quick(8)` file changes addresses and routes too; what `wg-quick strip` left

@@ -11,12 +11,16 @@ mod keys;
 mod set;
 mod show;
 
+use std::path::Path;
+
 use clap::Subcommand;
 
 pub use self::error::WgCommandError;
 use self::files::{FileArgs, SwitchArgs};
 use self::set::SetArgs;
 use self::show::{ShowArgs, ShowconfArgs};
+use crate::config::device::DeviceUpdate;
+use crate::driver::uapi_client::UapiClient;
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -62,4 +66,11 @@ impl WgArgs {
             Self::Pubkey => keys::pubkey(),
         }
     }
+}
+
+/// Has a running tunnel make the change.
+fn apply(interface: &str, uapi_dir: Option<&Path>, update: &DeviceUpdate) -> Result<u8, WgCommandError> {
+    let talk = |source| WgCommandError::talk(source, interface);
+    UapiClient::find(interface, uapi_dir).map_err(talk)?.apply(update).map_err(talk)?;
+    Ok(0)
 }

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::WgCommandError;
+use super::{WgCommandError, apply};
 use crate::config::EndpointName;
 use crate::config::device::{AllowedIpChange, DeviceUpdate, PeerUpdate};
 use crate::config::literal::Literal;
 use crate::config::value::{parse_fwmark, parse_keepalive, parse_port, parse_prefix};
 use crate::driver::config_file::read_key_text;
-use crate::driver::uapi_client::UapiClient;
 use crate::key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 
 /// Arguments of `set`.
@@ -34,12 +33,7 @@ pub(in crate::cli) struct SetArgs {
 /// `set`.
 pub(super) fn set(args: &SetArgs) -> Result<u8, WgCommandError> {
     let update = parse(&args.words)?.resolve()?;
-    let talk = |source| WgCommandError::talk(source, &args.interface);
-    UapiClient::find(&args.interface, args.uapi_dir.as_deref())
-        .map_err(talk)?
-        .apply(&update)
-        .map_err(talk)?;
-    Ok(0)
+    apply(&args.interface, args.uapi_dir.as_deref(), &update)
 }
 
 /// What was typed: a change, and what it takes from elsewhere.
