@@ -1,7 +1,7 @@
 //! Faults of another implementation, A–T, that must never be ours: each test says what was seen there.
 //!
-//! Where boringtun 0.7.1 shows the fault through its interface and without waiting for a real clock, the test shows
-//! that too, so that it is known to be able to fail.
+//! Where boringtun 0.7.1 shows the fault through its interface, a test shows that too, so that these are known to be
+//! able to fail: some below; the others, for which its clock must be moved, in tests/boringtun, a package of its own.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -396,8 +396,8 @@ fn the_control_half_is_woken_once_and_not_by_every_packet() {
     assert_eq!(after, before, "18 000 packets");
 }
 
-/// The faults themselves, where boringtun 0.7.1 shows them without waiting: so the tests above are known to be able
-/// to fail. When one of these fails, boringtun has mended the fault.
+/// The faults themselves, where boringtun 0.7.1 shows them with the clock that it has; tests/boringtun/faults.rs has the
+/// others. When one of these fails, boringtun has mended the fault.
 #[cfg(feature = "demo")]
 mod boringtun_has_them {
     use boringtun::noise::{Tunn, TunnResult};
