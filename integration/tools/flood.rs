@@ -1,13 +1,14 @@
-//! Floods a UDP port from many forged sources, or drains one. For `910-floods.sh`; needs CAP_NET_RAW where it runs.
+//! Floods a UDP port from forged sources, or drains one. For `910-floods.sh` and `911-handshakes-under-flood.sh`; needs
+//! CAP_NET_RAW where it runs.
 //!
 //! ```text
-//! flood junk|initiations RATE SECONDS ADDRESS:PORT PUBLIC-KEY     datagrams a second; prints how many were sent
-//! flood drain PORT                                                reads and forgets, until it is killed
+//! flood junk|initiations RATE SECONDS ADDRESS:PORT PUBLIC-KEY [SOURCES]    datagrams a second; prints how many were sent
+//! flood drain PORT                                                         reads and forgets, until it is killed
 //! ```
 //!
 //! `junk` is 1400 random bytes. `initiations` are handshake initiations with a valid MAC1, which whoever knows the public
-//! key can make; behind it they are random, so that the receiver must compute to find out. Each datagram comes from
-//! another address of 10.64.0.0/10.
+//! key can make; behind it they are random, so that the receiver must compute to find out. The datagrams come from
+//! SOURCES addresses of 10.64.0.0/10 in turn, without it from all of them.
 #![expect(clippy::disallowed_methods, reason = "it keeps a rate, so it reads the clock")]
 #![expect(clippy::print_stdout, reason = "its output is its result")]
 
@@ -25,18 +26,28 @@ use wg4netns::key::PublicKey;
 /// Different payloads; sources differ more often.
 const PAYLOADS: usize = 4096;
 
+/// The addresses of 10.64.0.0/10.
+const ALL_SOURCES: u32 = 1 << 22;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["drain", port] => drain(port.parse()?),
-        [kind @ ("junk" | "initiations"), rate, seconds, to, key] => {
+        [kind @ ("junk" | "initiations"), rate, seconds, to, key, ref sources @ ..] if sources.len() < 2 => {
             let key = PublicKey::parse_base64(key)?;
             let seconds = Duration::from_secs(seconds.parse()?);
-            println!("{}", flood(&payloads(kind, &key), rate.parse()?, seconds, to.parse()?)?);
+            let sources = sources.first().map_or(Ok(ALL_SOURCES), |sources| sources.parse())?;
+            if !(1..=ALL_SOURCES).contains(&sources) {
+                return Err(format!("from 1 to {ALL_SOURCES} sources").into());
+            }
+            println!("{}", flood(&payloads(kind, &key), rate.parse()?, seconds, to.parse()?, sources)?);
             Ok(())
         }
-        _ => Err("flood junk|initiations RATE SECONDS ADDRESS:PORT PUBLIC-KEY, or flood drain PORT".into()),
+        _ => {
+            Err("flood junk|initiations RATE SECONDS ADDRESS:PORT PUBLIC-KEY [SOURCES], or flood drain PORT"
+                .into())
+        }
     }
 }
 
@@ -64,7 +75,13 @@ fn payloads(kind: &str, key: &PublicKey) -> Vec<Vec<u8>> {
     (0..PAYLOADS).map(|_| payload()).collect()
 }
 
-fn flood(payloads: &[Vec<u8>], rate: u64, length: Duration, to: SocketAddrV4) -> Result<u64, Box<dyn Error>> {
+fn flood(
+    payloads: &[Vec<u8>],
+    rate: u64,
+    length: Duration,
+    to: SocketAddrV4,
+    sources: u32,
+) -> Result<u64, Box<dyn Error>> {
     let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
     let address = SockaddrIn::from(to);
     let begin = Instant::now();
@@ -74,8 +91,8 @@ fn flood(payloads: &[Vec<u8>], rate: u64, length: Duration, to: SocketAddrV4) ->
         while sent < due {
             let payload = &payloads[usize::try_from(sent)? % payloads.len()];
             let from = Ipv4Addr::from_bits(Ipv4Addr::new(10, 64, 0, 0).to_bits() | source);
-            // A stride that meets every address of the prefix once before it meets one again.
-            source = (source + 0x9e37) & 0x3f_ffff;
+            // A stride that, of a power of two of addresses, meets each once before it meets one again.
+            source = (source + 0x9e37) % sources;
             let packet = packet(from, to, payload)?;
             // A full queue loses what it cannot take, as a network does.
             if sendto(raw.as_raw_fd(), &packet, &address, MsgFlags::empty()).is_err() {
