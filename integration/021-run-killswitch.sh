@@ -105,18 +105,22 @@ ping -c 1 -W 1 ff02::1%wg0 >/dev/null
 for to in 224.0.0.251 224.0.0.1 239.255.255.250 255.255.255.255 10.6.0.255; do
   perl -e 'use Socket; socket(S, PF_INET, SOCK_DGRAM, 17); setsockopt(S, SOL_SOCKET, SO_BROADCAST, 1); send(S, "leak", 0, sockaddr_in(5353, inet_aton($ARGV[0])))' "$to"
 done
+# A router of its own making, which it may obey: what then goes that way is in the tunnel.
 echo 2 >/proc/sys/net/ipv6/conf/all/accept_ra; echo 2 >/proc/sys/net/ipv6/conf/wg0/accept_ra
-perl -e 'use Socket qw(:all); socket(S, PF_INET6, SOCK_RAW, 58) or exit;
-  my $ra = pack("CCnCCnNN", 134, 0, 0, 64, 0, 1800, 0, 0);
-  for my $to ("ff02::1", "ff02::2", "fd06::1") { send(S, $ra, 0, pack_sockaddr_in6(0, inet_pton(AF_INET6, $to), 5)); }'
-sleep 0.3
-ip -6 route | grep -q via && echo "LEAK a router advertisement was believed"
+ip addr add fe80::a/64 dev wg0 nodad
+"$INTEGRATION/faults/advertise" "$(ip -o link show wg0 | cut -d : -f 1)" fe80::a ff02::1 ff02::2 fd06::1 & router=$!
+for _ in {1..20}; do if ip -6 route show proto ra | grep -q default; then echo obeyed a router; break; fi; sleep 0.1; done
+for h in 2001:db8::1 2001:db8:bad::1 fd09::1; do
+  timeout 2 bash -c "echo x >/dev/udp/$h/53"; ping -c 1 -W 1 "$h" >/dev/null && echo "LEAK ping $h by a router's word"
+done
+kill $router
 # Source routing, transparent sockets, other tables.
 ping -c 1 -W 1 -I 10.6.0.1 10.9.0.2 >/dev/null && echo "LEAK ping from the tunnel's address"
 ip rule add from all lookup 7; ip route add default dev lo table 7; timeout 2 bash -c 'echo x >/dev/udp/10.9.0.1/53'; ip rule del lookup 7
 echo survived
 H
 chmod +x "$W/hostile"
+export INTEGRATION
 for as in "" --map-root; do
   # shellcheck disable=SC2086
   capture run dns $as -- "$W/hostile"
@@ -125,6 +129,25 @@ for as in "" --map-root; do
   assert_has "it came to its end" survived "$OUT"
   assert_canaries_silent
 done
+
+step "router advertisements of the far end: not obeyed, though they are such as would be"
+start_target
+our_conf "$W/wg0.conf" -- "AllowedIPs = 0.0.0.0/0, ::/0"
+attach --wait-handshake=10
+wg set wgp0 peer "$(pub a)" allowed-ips 10.6.0.1/32,fd06::1/128,ff02::1/128
+# It sends to itself, too, and is not to be led.
+on peer sh -c 'echo 0 >/proc/sys/net/ipv6/conf/wgp0/accept_ra'
+on peer ip addr add fe80::1/64 dev wgp0 nodad
+start router nsenter --net=/run/netns/peer -- "$INTEGRATION/faults/advertise" "$(on peer ip -o link show wgp0 | cut -d : -f 1)" fe80::1 ff02::1 fd06::1
+heard() { [ "$(in_target awk '$1 == "Icmp6InRouterAdvertisements" { print $2 }' /proc/net/snmp6)" -ge 10 ]; }
+obeyed() { in_target ip -6 route show proto ra | grep -q . || in_target ip -6 addr show dev wg0 | grep -q 2001:db8:bad; }
+wait_for "ten advertisements inside" 20 heard
+not obeyed || fail "a router was obeyed: $(in_target ip -6 route show proto ra)"
+# They are worth what they would do: whoever does not ignore routers obeys these.
+in_target sh -c 'echo 1 >/proc/sys/net/ipv6/conf/wg0/accept_ra'
+wait_for "the control, which lets itself be led, to obey" 20 obeyed
+assert_canaries_silent
+kill "$STARTED" "$OURS"; wait_for "the end" 5 gone "$OURS"; kill "$TARGET"
 
 step "refusals come at once, not by time-out"
 capture run nodns -- curl -s --max-time 20 http://10.9.0.1/
