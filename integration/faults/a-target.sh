@@ -58,6 +58,33 @@ change_delete() {
   local status=0; wait "$OURS" || status=$?
   assert_eq "status" 0 "$status"
 }
+fault A11k "the far end advertises routers, container root does, too" "not obeyed; where obeyed, nothing out" routers
+routers() {
+  hostile_target
+  our_conf "$W/all.conf" -- "AllowedIPs = 0.0.0.0/0, ::/0"
+  ours wg0 --netns-pid "$TARGET" --config "$W/all.conf" --name wg0
+  talks
+  # It sends to itself, too, and is not to be led.
+  on peer sh -c 'echo 0 >/proc/sys/net/ipv6/conf/wgp0/accept_ra'
+  on peer ip addr replace fe80::1/64 dev wgp0 nodad
+  wg set wgp0 peer "$(pub a)" allowed-ips 10.6.0.1/32,fd06::1/128,ff02::1/128
+  start router nsenter --net=/run/netns/peer -- "$FAULTS/advertise" "$(on peer ip -o link show wgp0 | cut -d : -f 1)" fe80::1 ff02::1 fd06::1
+  local router=$STARTED
+  # shellcheck disable=SC2317 # called by wait_for
+  heard_ten() { [ "$(in_target awk '$1 == "Icmp6InRouterAdvertisements" { print $2 }' /proc/net/snmp6)" -ge 10 ]; }
+  # shellcheck disable=SC2317
+  obeyed() { in_target ip -6 route show proto ra | grep -q 'via fe80::1 '; }
+  wait_for "ten advertisements inside" 10 heard_ten
+  not obeyed || fail "a router was obeyed"
+  # Whoever owns the namespace may obey it all the same.
+  in_target sh -c 'echo 2 >/proc/sys/net/ipv6/conf/wg0/accept_ra'
+  wait_for "the advertised route" 10 obeyed
+  stays "the helper" 1 alive "$OURS"
+  recovers 2
+  kill "$router"
+  wg set wgp0 peer "$(pub a)" allowed-ips 10.6.0.1/32,fd06::1/128
+  on peer ip addr del fe80::1/64 dev wgp0
+}
 fault A11i "container root forges virtio headers, two seconds long" "no panic, memory ≤ 4 MB more" vnet_flood
 vnet_flood() {
   fresh
