@@ -207,15 +207,15 @@ const THREAD: u64 = 0x0001_0000;
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 const SOCK_TYPE_MASK: u64 = 0xf;
 
-fn lists(role: Role) -> [&'static [Call]; 4] {
+fn lists(role: Role) -> [&'static [Call]; 5] {
     match role {
-        Role::Control => [EVERY_THREAD, RAISE, CONTROL, CONTROL_OF_MACHINE],
-        Role::Transmit => [EVERY_THREAD, RAISE, DATA_THREAD, TRANSMIT],
-        Role::Receive => [EVERY_THREAD, RAISE, DATA_THREAD, RECEIVE],
-        Role::Broker => [EVERY_THREAD, RAISE, BROKER, BROKER_OF_MACHINE],
-        Role::Factory => [EVERY_THREAD, RAISE, FACTORY, POLL],
-        Role::Forwarder => [EVERY_THREAD, RAISE, FORWARDER, FORWARDER_OF_MACHINE],
-        Role::Remover => [EVERY_THREAD, RAISE, REMOVER, POLL],
+        Role::Control => [EVERY_THREAD, RAISE, CONTROL, CONTROL_OF_MACHINE, &[]],
+        Role::Transmit => [EVERY_THREAD, RAISE, DATA_THREAD, TRANSMIT, &[]],
+        Role::Receive => [EVERY_THREAD, RAISE, DATA_THREAD, RECEIVE, &[]],
+        Role::Broker => [EVERY_THREAD, RAISE, BROKER, BROKER_OF_LIBRARY, POLL],
+        Role::Factory => [EVERY_THREAD, RAISE, FACTORY, POLL, &[]],
+        Role::Forwarder => [EVERY_THREAD, RAISE, FORWARDER, FORWARDER_OF_MACHINE, &[]],
+        Role::Remover => [EVERY_THREAD, RAISE, REMOVER, POLL, &[]],
     }
 }
 
@@ -232,19 +232,20 @@ const RAISE: &[Call] = calls![SYS_tgkill];
 #[cfg(target_env = "musl")]
 const RAISE: &[Call] = calls![SYS_tkill];
 
+// readv: on a TUN whose kernel knows no reading without waiting there (6.1 was seen).
 const DATA_THREAD: &[Call] = calls![
-    SYS_ftruncate SYS_getpid SYS_mprotect SYS_mremap SYS_sched_getaffinity SYS_sigaltstack SYS_writev
+    SYS_ftruncate SYS_getpid SYS_mprotect SYS_mremap SYS_readv SYS_sigaltstack SYS_writev
 ];
 
 #[cfg(target_arch = "x86_64")]
-const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_poll SYS_read SYS_readv];
+const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_poll SYS_read];
 #[cfg(not(target_arch = "x86_64"))]
-const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_ppoll SYS_read SYS_readv];
+const TRANSMIT: &[Call] = calls![SYS_preadv2 SYS_ppoll SYS_read];
 
 #[cfg(target_arch = "x86_64")]
-const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_poll SYS_readv];
+const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
-const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_ppoll SYS_readv];
+const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_ppoll];
 
 const CONTROL: &[Call] = calls![
     SYS_accept4 SYS_bind SYS_epoll_ctl SYS_flock SYS_ftruncate SYS_getpid SYS_getsockname SYS_getsockopt SYS_ioctl
@@ -260,20 +261,21 @@ const CONTROL_OF_MACHINE: &[Call] = calls![SYS_dup2 SYS_epoll_pwait SYS_newfstat
 const CONTROL_OF_MACHINE: &[Call] = calls![SYS_dup3 SYS_epoll_pwait SYS_newfstatat SYS_ppoll];
 
 const BROKER: &[Call] = calls![
-    SYS_bind SYS_clone SYS_connect SYS_fstat SYS_getsockname SYS_ioctl SYS_lseek
-    SYS_mprotect SYS_openat SYS_prctl SYS_pread64 SYS_read SYS_recvfrom SYS_rt_sigaction
-    SYS_sched_getaffinity SYS_setsockopt SYS_sigaltstack SYS_socket
-    SYS_uname
+    SYS_bind SYS_clone SYS_connect SYS_getsockname SYS_mprotect SYS_prctl SYS_read SYS_recvfrom SYS_setsockopt
+    SYS_sigaltstack SYS_socket
 ];
 
-#[cfg(all(target_arch = "x86_64", not(target_env = "musl")))]
-const BROKER_OF_MACHINE: &[Call] =
-    calls![SYS_newfstatat SYS_poll SYS_rseq SYS_sendmmsg SYS_set_robust_list SYS_writev];
+// It loads what /etc/nsswitch.conf names.
+#[cfg(not(target_env = "musl"))]
+const BROKER_OF_LIBRARY: &[Call] = calls![
+    SYS_fstat SYS_ioctl SYS_lseek SYS_newfstatat SYS_openat SYS_pread64 SYS_rseq SYS_rt_sigaction
+    SYS_sched_getaffinity SYS_sendmmsg SYS_set_robust_list SYS_uname SYS_writev
+];
+// readv: of musl before 1.2.4.
 #[cfg(all(target_arch = "x86_64", target_env = "musl"))]
-const BROKER_OF_MACHINE: &[Call] = calls![SYS_newfstatat SYS_open SYS_poll SYS_readv SYS_stat];
-#[cfg(not(target_arch = "x86_64"))]
-const BROKER_OF_MACHINE: &[Call] =
-    calls![SYS_newfstatat SYS_ppoll SYS_readv SYS_rseq SYS_sendmmsg SYS_set_robust_list SYS_writev];
+const BROKER_OF_LIBRARY: &[Call] = calls![SYS_open SYS_readv];
+#[cfg(all(not(target_arch = "x86_64"), target_env = "musl"))]
+const BROKER_OF_LIBRARY: &[Call] = calls![SYS_openat SYS_readv];
 
 const FACTORY: &[Call] = calls![SYS_getpid SYS_mremap SYS_setsockopt SYS_sigaltstack SYS_socket];
 
@@ -283,8 +285,8 @@ const POLL: &[Call] = calls![SYS_poll];
 const POLL: &[Call] = calls![SYS_ppoll];
 
 const FORWARDER: &[Call] = calls![
-    SYS_accept4 SYS_bind SYS_connect SYS_epoll_ctl SYS_getpid SYS_getsockname SYS_getsockopt SYS_ioctl SYS_listen
-    SYS_mremap SYS_recvfrom SYS_setsockopt SYS_shutdown SYS_sigaltstack SYS_socket
+    SYS_accept4 SYS_bind SYS_connect SYS_epoll_ctl SYS_getpid SYS_getsockname SYS_getsockopt SYS_listen SYS_mremap
+    SYS_recvfrom SYS_setsockopt SYS_shutdown SYS_sigaltstack SYS_socket
 ];
 
 #[cfg(all(target_arch = "x86_64", not(target_env = "musl")))]
