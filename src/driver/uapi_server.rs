@@ -20,9 +20,10 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use crate::config::device::DeviceStatus;
 use crate::driver::command::{ApplyError, TunnelHandle};
 use crate::uapi::request::{Event, Operation, Request, RequestParser};
-use crate::uapi::response::{emit_errno, emit_network_failure, emit_report, emit_status};
+use crate::uapi::response::{StatusText, emit_errno, emit_network_failure, emit_report};
 
 /// Clients served at once: far more than anyone needs, few enough that their buffers do not matter.
 pub const MAX_CLIENTS: usize = 64;
@@ -222,8 +223,21 @@ impl Client {
         }
     }
 
-    async fn write(&mut self, answer: &str) -> io::Result<()> {
-        let mut rest = answer.as_bytes();
+    async fn write(&mut self, answer: &Answer) -> io::Result<()> {
+        match answer {
+            Answer::Text(text) => self.write_text(text).await,
+            Answer::Status(status) => {
+                let mut text = StatusText::new(status);
+                while let Some(part) = text.next_part() {
+                    self.write_text(part).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn write_text(&mut self, text: &str) -> io::Result<()> {
+        let mut rest = text.as_bytes();
         while !rest.is_empty() {
             let written = self.stream.write(rest).await?;
             rest = &rest[written..];
@@ -233,21 +247,22 @@ impl Client {
     }
 
     /// The answer, and whether the connection can go on after it.
-    async fn answer(&self, event: Event) -> Result<(Zeroizing<String>, bool), TunnelEnded> {
+    async fn answer(&self, event: Event) -> Result<(Answer, bool), TunnelEnded> {
+        let text = |text| Answer::Text(Zeroizing::new(text));
         let request = match event {
             Event::Request(request) => request,
             Event::Rejected { operation, error } => {
                 debug!(%error, ?operation, "refused a configuration request");
-                return Ok((Zeroizing::new(emit_errno(operation, error.errno())), true));
+                return Ok((text(emit_errno(operation, error.errno())), true));
             }
             Event::Hangup { operation, error } => {
                 debug!(%error, ?operation, "cannot follow a configuration client");
                 let answer = operation.map(|operation| emit_errno(operation, error.errno()));
-                return Ok((Zeroizing::new(answer.unwrap_or_default()), false));
+                return Ok((text(answer.unwrap_or_default()), false));
             }
         };
         let answer = match request {
-            Request::Get => emit_status(&self.tunnel.status().await.map_err(|_| TunnelEnded)?),
+            Request::Get => Answer::Status(self.tunnel.status().await.map_err(|_| TunnelEnded)?),
             Request::Set(update) => {
                 let errno = match self.tunnel.apply(update).await {
                     Ok(()) => 0,
@@ -257,21 +272,28 @@ impl Client {
                         error.errno()
                     }
                 };
-                Zeroizing::new(emit_errno(Operation::Set, errno))
+                text(emit_errno(Operation::Set, errno))
             }
             Request::Report => {
                 let report = self.tunnel.report().await.map_err(|_| TunnelEnded)?;
                 let json = serde_json::to_string(&report)
                     .expect("a report has string keys and plain values, which are always JSON");
-                Zeroizing::new(emit_report(&json))
+                text(emit_report(&json))
             }
-            Request::Network(change) => Zeroizing::new(match self.tunnel.network(change).await {
+            Request::Network(change) => text(match self.tunnel.network(change).await {
                 Ok(()) => emit_errno(Operation::Network, 0),
                 Err(message) => emit_network_failure(&message, libc::EIO),
             }),
         };
         Ok((answer, true))
     }
+}
+
+/// What a request is answered with; wiped when dropped.
+enum Answer {
+    Text(Zeroizing<String>),
+    /// Text is made of it while it is written.
+    Status(DeviceStatus),
 }
 
 /// The control task is gone.
