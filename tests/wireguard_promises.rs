@@ -96,7 +96,7 @@ fn w01_an_empty_datagram_and_an_oversized_one_are_nothing() {
 
 /// Junk with valid MAC1 from as many sources as the trickle under load and a bit more.
 fn exhaust_the_trickle(node: &mut Node, now: wg4netns::time::Now) -> Vec<Datagram> {
-    for host in 0..60 {
+    for host in 0..200 {
         let mut junk = [1; 148];
         junk[1..4].fill(0);
         write_mac1(&mut junk, node.public_key);

@@ -32,9 +32,9 @@ const LOAD_LINGERS: Duration = Duration::from_secs(1);
 /// Per source, as the kernel module has it.
 const SOURCE: Budget = Budget { per_second: 20, burst: 5 };
 
-/// Messages without a cookie that are admitted under load, from all sources together: the budgets of 16 sources, and room
-/// for those who share the load with them. 6 % of a slow core.
-const TRICKLE: Budget = Budget { per_second: 400, burst: 100 };
+/// Messages without a cookie that are admitted under load, from all sources together: 4 % of a core. At once, what
+/// 16 sources may have saved up, and room beside them.
+const TRICKLE: Budget = Budget { per_second: 250, burst: 100 };
 
 /// Sources remembered; at 48 bytes each, under a megabyte.
 const MAX_SOURCES: usize = 16_384;
@@ -248,21 +248,15 @@ mod tests {
         assert_eq!(admission.decide(ip("192.0.2.1"), 0, || false, at(1000)), Verdict::Admit);
     }
 
-    /// A device that was not run for a moment finds a long queue, although no source may have much.
+    /// A device that was not run for a moment finds a long queue, although no source may have much. One honest
+    /// message was then answered with a cookie, and its sender had to wait five seconds.
     #[test]
-    fn load_from_sixteen_sources_leaves_room_for_another() {
+    fn the_onset_of_load_from_sixteen_sources_leaves_room_for_another() {
         let mut admission = Admission::new();
-        for message in 0..60_000_u32 {
-            // 20 000 a second, for three seconds; load is felt all the time.
-            let now = at(1000) + Duration::from_micros(50) * message;
-            let queued = if message % 1000 == 0 { UNDER_LOAD } else { 0 };
-            admission.decide(IpAddr::V4((0x0a00_0000 + message % 16).into()), queued, || false, now);
-            // Just when the sixteen have spent what they had saved up.
-            if message % 2000 == 40 {
-                let verdict = admission.decide(ip("192.0.2.1"), 0, || false, now);
-                assert_eq!(verdict, Verdict::Admit, "after {message} messages");
-            }
+        for message in 0..2000_u32 {
+            admission.decide(IpAddr::V4((0x0a00_0000 + message % 16).into()), UNDER_LOAD, || false, at(1000));
         }
+        assert_eq!(admission.decide(ip("192.0.2.1"), UNDER_LOAD, || false, at(1000)), Verdict::Admit);
     }
 
     #[test]
