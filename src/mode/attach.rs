@@ -166,9 +166,10 @@ pub(super) async fn serve(
     });
     let announce = async {
         if let Some(limit) = wait {
-            start::log_established(&wait_for_handshake(&handle, established, limit, |_line| {}).await?);
+            let answered = wait_for_handshake(&handle, established, limit, |line| readiness.status(line));
+            start::log_established(&answered.await?);
         }
-        readiness.announce("ready")?;
+        readiness.announce(&format!("`{}` is ready", instance.name()))?;
         info!(name = %instance.name(), "ready");
         std::future::pending::<Result<(), StartError>>().await
     };
