@@ -9,6 +9,8 @@ if [ -e "$configs/containers/systemd/$name.container" ]; then
   systemctl --user stop "$name.service" || true
   rm "$configs/containers/systemd/$name.container"
   systemctl --user daemon-reload
+  # One that could not start stays known otherwise.
+  systemctl --user reset-failed "$name.service" 2>/dev/null || true
 fi
 podman rm --force --time 0 --ignore "$name" >/dev/null
 if [ -e "$run/example-peer.pid" ]; then
