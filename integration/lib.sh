@@ -67,6 +67,9 @@ need() {
       docker)
         { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready dockerd docker; } ||
           skip docker "docker.io and docker-cli are added to the Debian 13 root by integration/run as root" ;;
+      systemd)
+        { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready /usr/lib/systemd/systemd dbus-daemon; } ||
+          skip systemd "systemd and a session bus are added to the Debian 13 root by integration/run as root" ;;
       vm) "$INTEGRATION/tools/refvm" ready "$CACHE/refvm" || skip vm "not built: integration/tools/refvm build $CACHE/refvm" ;;
       root) [ "$(id -u)" = 0 ] || skip root "needs root" ;;
       boringtun-cli | gotatun)
@@ -318,7 +321,7 @@ replace_line() {
 # --- container engines ---------------------------------------------------------------------------------------------
 
 # in_engines "$@" [-- ENGINE…]: runs this scenario again as the user `rootless`, in the world's network, beside podman 4.3.1
-# (ENGINE host) and then 5.4.2 (trixie). There `$ENGINE` says which; W is that run's own, `$SHARED` is ours. A scenario begins
+# (ENGINE host) and then 5.4.2 (trixie; systemd: with a real systemd). There `$ENGINE` says which; W is that run's own, `$SHARED` is ours. A scenario begins
 #   . lib.sh; inside() { … }; in_engine "$@"; in_world "$@"; need engines; …; in_engines
 in_engines() {
   local engine
