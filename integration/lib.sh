@@ -64,6 +64,9 @@ need() {
       engines)
         { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready; } ||
           skip engines "podman and a Debian 13 root are fetched by integration/run as root" ;;
+      buildah)
+        { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready buildah; } ||
+          skip buildah "it is added to the Debian 13 root by integration/run as root" ;;
       docker)
         { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready dockerd docker; } ||
           skip docker "docker.io and docker-cli are added to the Debian 13 root by integration/run as root" ;;
@@ -163,6 +166,19 @@ assert_status() { # WANTED, after capture
   [ "$STATUS" = "$1" ] && return
   said
   fail "exit status: wanted $1, got $STATUS"
+}
+
+# no_page URL CMD…, in an engine: wget, called by CMD in a container of the image `busybox`, gets no page and says why, or
+# waits in vain. (`wget -T` of Debian's static busybox dies of a fault, whatever the page.)
+no_page() {
+  capture "${@:2}" sh -c "/bin/busybox timeout 5 wget -qO- $1; exit \$?"
+  case $STATUS in
+    1) assert_matches "why there is no page at $1" "wget: (can't connect to remote host|bad address).*" "$ERR" ;;
+    143) ;;
+    *) said; fail "wget neither failed nor was ended, or got a page: $1" ;;
+  esac
+  assert_eq "what came of $1" "" "$OUT"
+  note "no page at $1: status $STATUS: $ERR"
 }
 
 assert_at_most() { # WHAT LIMIT GOT
@@ -350,6 +366,10 @@ in_engine() {
   podman rm --all --force --time 0 >"$W/rm.log" 2>&1 || true
   exit 0
 }
+
+# beside FOLDER: what has that folder of the repository; `run` puts it among the scenarios.
+beside() { if [ -d "$INTEGRATION/$1" ]; then echo "$INTEGRATION"; else echo "$INTEGRATION/.."; fi; }
+copy_helper_scripts() { cp -r "$(beside helper-scripts)/helper-scripts" "$W/"; }
 
 # --- far ends ------------------------------------------------------------------------------------------------------
 
@@ -575,10 +595,27 @@ assert_canaries_silent() {
 our_processes() {
   local exe
   for exe in /proc/[0-9]*/exe; do
-    [ "$(readlink "$exe" 2>/dev/null)" = "$WG4NETNS" ] && printf '%s ' "${exe//[!0-9]/}"
+    if is_ours "${exe%/exe}"; then printf '%s ' "${exe//[!0-9]/}"; fi
   done
-  true
 }
+# is_ours /proc/PID: what our helpers run is hidden from an ordinary user outside of their user namespace, for they cannot be
+# dumped. What they were called is not, nor whose they are; without a world, another one's are in process ids of its own.
+is_ours() {
+  local runs word _ ids
+  if runs=$(readlink "$1/exe" 2>/dev/null); then is_our_file "$runs"; return; fi
+  IFS= read -r -d '' word 2>/dev/null <"$1/cmdline" || return 1
+  case $word in wg4netns | /proc/self/exe) ;; /*) is_our_file "$word" || return 1 ;; *) return 1 ;; esac
+  read -r _ ids _ <<<"$(grep ^Uid: "$1/status" 2>/dev/null)"
+  [ "$ids" = "$UID" ] || return 1
+  [ -n "${WG4NETNS_WORLD-}" ] || [ "$(grep ^NSpid: "$1/status" 2>/dev/null | wc -w)" = 2 ]
+}
+# Our binary, a link to it, or what drop-ins install has made of it.
+is_our_file() {
+  case $1 in "$WG4NETNS" | */wg4netns/libexec/pasta | */wg4netns/libexec/slirp4netns) return 0 ;; esac
+  [ "$1" -ef "$WG4NETNS" ]
+}
+# assert_seen PID: our_processes sees it; what it never saw it would not miss, and "none is left" would be true of anything.
+assert_seen() { assert_has "our processes" " $1 " " $(our_processes)"; }
 no_processes() { [ -z "$(our_processes)" ]; }
 no_files() { [ -z "$(find "$(uapi_dir)" "$XDG_RUNTIME_DIR" "$TMPDIR" -mindepth 1 -not -type d -not -name 'wgp*' 2>/dev/null)" ]; }
 
