@@ -33,6 +33,9 @@ step "nothing of ours stays in the target, and the socket is for us alone"
 for pid in $(our_processes); do
   assert_eq "network namespace of process $pid" "$(readlink /proc/self/ns/net)" "$(readlink "/proc/$pid/ns/net")"
 done
+assert_seen "$OURS"
+assert_eq "UDP sockets in the target" "" "$(in_target ss -Hlun)"
+assert_eq "UDP ports of the host" "$("$WG4NETNS" show wg0 listen-port)" "$(ss -Hlun | awk '{ print $4 }' | sed 's/.*://' | sort -u)"
 socket=$(uapi_dir)/wg0.sock
 assert_eq "mode of the socket" 600 "$(stat -c %a "$socket")"
 # As root the directory is wg's own, and the far end's program has made it.

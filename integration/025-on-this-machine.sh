@@ -29,6 +29,8 @@ start_target
 ours here --netns-pid "$TARGET" --name here --config "$W/wg0.conf" --wait-handshake=10
 capture "$WG4NETNS" status here
 assert_status 0
+assert_seen "$OURS"
+assert_seen "$PEER"
 capture "$WG4NETNS" status here --json
 jq -e .healthy >/dev/null <<<"$OUT" || { said; fail "status --json says it is not healthy"; }
 capture "$WG4NETNS" stop here
@@ -43,6 +45,7 @@ wait_for "its log" 10 said_ready
 start follow "$WG4NETNS" logs here -f
 FOLLOW=$STARTED
 wait_for "the log so far" 10 grep -q ready "$W/follow.log"
+assert_seen "$("$WG4NETNS" ls | awk '$1 == "here" { print $2 }')"
 capture "$WG4NETNS" stop here
 assert_status 0
 wait_for "what was said since" 10 grep -q ending "$W/follow.log"

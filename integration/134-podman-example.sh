@@ -35,6 +35,7 @@ inside() {
   unit=$(sed -n 's/^ExecStart=//p' "$SHARED/wg4netns@.service" | sed 's/%i/wg4netns-example/g')
   start unit env "NOTIFY_SOCKET=$W/notify" bash -c "exec $unit"; pid=$STARTED
   wait_for "READY=1" 10 grep -q READY=1 "$notified"
+  assert_seen "$pid"
   assert_has "from the process that the manager started" "MAINPID=$pid" "$(cat "$notified")"
   assert_has "the page of the peer" "boringtun" "$(podman exec wg4netns-example wget -qO- http://demo.wg4netns/)"
 
@@ -67,8 +68,7 @@ inside() {
 in_engine
 in_world "$@"
 need tun nft perl engines
-root=$INTEGRATION/..
-[ -d "$root/podman-example" ] || root=$INTEGRATION
+root=$(beside podman-example)
 cp -r "$root/podman-example" "$W/"; cp "$root/contrib/systemd/wg4netns@.service" "$W/"
 mkdir "$W/bin"; ln -s "$WG4NETNS" "$W/bin/wg4netns"
 engine_canaries
