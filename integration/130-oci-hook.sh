@@ -30,6 +30,8 @@ inside() {
   id=${OUT:0:12}
   capture "$WG4NETNS" status "$id"; assert_status 0
   read -r tunnel <<<"$(our_processes)"
+  assert_eq "UDP sockets in the container" "" "$(podman unshare nsenter --net="/proc/$(podman inspect -f '{{.State.Pid}}' web)/ns/net" ss -Hlun)"
+  assert_eq "UDP ports of the host" "$("$WG4NETNS" show "$id" listen-port)" "$(ss -Hlun | awk '{ print $4 }' | sed 's/.*://' | sort -u)"
   assert_eq "readable by everybody inside" "nameserver 10.6.0.2" "$(podman exec --user 12345 web grep nameserver /etc/resolv.conf)"
   watch_container web
   podman kill web >/dev/null
@@ -46,13 +48,15 @@ inside() {
   capture podman exec web wget -qO- http://far.test/
   assert_eq "the page after a restart" "you are 10.6.0.1" "$OUT"
 
-  step "kill -9 of the helper leaves no network; attach gives it back to the running container"
+  step "kill -9 of the helper leaves no network; attach-podman gives it back to the running container"
   read -r tunnel <<<"$(our_processes)"
   kill -9 "$tunnel"; wait_for "the helper's end" 5 gone "$tunnel"
   assert_eq "links of the container" "lo" "$(podman exec web ls /sys/class/net)"
   capture podman exec web wget -qO- http://far.test/
   [ "$STATUS" != 0 ] || fail "a page without a tunnel"
-  "$WG4NETNS" --netns-pid "$(podman inspect -f '{{.State.Pid}}' web)" --config work --background --wait-handshake
+  PATH=$(dirname "$WG4NETNS"):$PATH "$SHARED/helper-scripts/attach-podman" web work
+  assert_eq "its name" web "$("$WG4NETNS" ls | awk 'NR == 2 { print $1 }')"
+  assert_seen "$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')"
   assert_eq "the page afterwards" "you are 10.6.0.1" "$(podman exec web wget -qO- http://far.test/)"
   podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 5 no_processes
@@ -157,6 +161,7 @@ start_wireguard_go_peer
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
 chmod 644 "$W/wg0.conf"
 far_services
+copy_helper_scripts
 start host socat TCP-LISTEN:8099,bind=127.0.0.1,fork,reuseaddr 'SYSTEM:echo of the host'
 engine_canaries
 in_engines
