@@ -16,14 +16,19 @@ inside() {
 
   step "the page, by routes that carry the tunnel's MTU, whatever rootlesskit then sets"
   export WG4NETNS_CONFIG=work
-  capture timeout 20 rootlesskit "${flags[@]}" sh -c 'cat /etc/resolv.conf /sys/class/net/tap0/mtu; ip route get 10.200.0.1; curl -sS -m 10 http://10.6.0.2/'
+  capture timeout 20 rootlesskit "${flags[@]}" sh -c 'cat /etc/resolv.conf /sys/class/net/tap0/mtu; ip route get 10.200.0.1; curl -sS -m 10 http://10.6.0.2/; echo; curl -sS -m 10 http://far.test/'
   said
   assert_status 0
-  assert_has "the page" "you are 10.6.0.1" "$OUT"
+  assert_has "the page, and again by name" $'you are 10.6.0.1\nyou are 10.6.0.1' "$OUT"
   assert_has "rootlesskit's MTU" 65520 "$OUT"
   assert_has "the route's MTU" "mtu 1420" "$OUT"
   assert_has "the route's source" "src 10.6.0.1" "$OUT"
   wait_for "no process of ours to be left" 5 no_processes
+
+  step "with --ipv6: a name server of IPv6, too"
+  capture timeout 20 rootlesskit "${flags[@]}" --ipv6 busybox nslookup far.test fd00::3
+  said
+  assert_matches "the answer" 'Address:?.* 10\.6\.0\.2' "$OUT"
 
   step "large transfers, both ways"
   capture timeout 20 rootlesskit "${flags[@]}" sh -c 'iperf3 -c 10.6.0.2 -n 16M && iperf3 -c 10.6.0.2 -p 5202 -n 16M -R'
@@ -42,6 +47,7 @@ P
       exec perl '$W/echo'"
     kit=$STARTED
     wait_for "the page" 10 page_is hallo http://127.0.0.1:18080/
+    assert_seen "$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')"
     assert_eq "the other page" hallo "$(curl -sS -m 5 http://127.0.0.1:18081/)"
     assert_eq "the page from elsewhere" hallo "$(curl -sS -m 5 http://10.9.0.1:18080/)"
     note "who asks: $(curl -sS -m 5 http://10.9.0.1:18080/cgi-bin/who)"
@@ -58,22 +64,36 @@ P
     step "with a detached network namespace, for longer than a look takes"
     capture timeout 20 rootlesskit "${flags[@]}" --detach-netns sh -c '
       page() { nsenter -n"$ROOTLESSKIT_STATE_DIR/netns" curl -sS -m 10 http://10.6.0.2/; }
-      page && sleep 1.5 && page && cat "$ROOTLESSKIT_STATE_DIR/resolv.conf"'
+      page && sleep 1.5 && page && mount --bind "$ROOTLESSKIT_STATE_DIR/resolv.conf" /etc/resolv.conf &&
+      nsenter -n"$ROOTLESSKIT_STATE_DIR/netns" curl -sS -m 10 http://far.test/'
     said
     assert_status 0
-    assert_has "the page, twice" "you are 10.6.0.1you are 10.6.0.1" "$OUT"
+    assert_has "the page, twice, and by name" "you are 10.6.0.1you are 10.6.0.1you are 10.6.0.1" "$OUT"
     wait_for "no process of ours to be left" 5 no_processes
 
-    step "its pasta driver, which does not ask for configuration (--config-net): no network, and no other way out"
+    step "with a detached network namespace, and a published port"
+    mkdir -p "$W/www"; echo hallo >"$W/www/index.html"
+    start detached rootlesskit "${flags[@]}" --detach-netns --port-driver=builtin -p 127.0.0.1:18082:82/tcp \
+      sh -c "exec nsenter -n\"\$ROOTLESSKIT_STATE_DIR/netns\" busybox httpd -f -h '$W/www' -p 82"
+    kit=$STARTED
+    wait_for "the page" 10 page_is hallo http://127.0.0.1:18082/
+    assert_seen "$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')"
+    kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
+    wait_for "no process of ours to be left" 5 no_processes
+
+    step "its pasta driver, which does not ask for configuration (--config-net), cannot be had, and we say why"
     ln -s "$WG4NETNS" "$W/faces/pasta"
-    capture timeout 20 rootlesskit --net=pasta "--pasta-binary=$W/faces/pasta" --port-driver=none --copy-up=/etc sh -c 'curl -sS -m 2 http://10.6.0.2/'
+    capture timeout 20 rootlesskit --debug --net=pasta "--pasta-binary=$W/faces/pasta" --port-driver=none --copy-up=/etc sh -c 'curl -sS -m 2 http://10.6.0.2/'
     said
     [ "$STATUS" != 0 ] || fail "a page"
+    assert_has "why" "wg4netns (as pasta): an interface without \`--config-net\` cannot be had with a tunnel: " "$ERR"
   fi
 
   step "a configuration that is not there fails the start"
-  WG4NETNS_CONFIG=absent capture timeout 20 rootlesskit "${flags[@]}" echo ran
+  # rootlesskit shows what its helpers say only then.
+  WG4NETNS_CONFIG=absent capture timeout 20 rootlesskit --debug "${flags[@]}" echo ran
   [ "$STATUS" != 0 ] || fail "it started"
+  assert_has "why" "wg4netns (as slirp4netns): no configuration \`absent\`" "$ERR"
   assert_lacks "what the command says" ran "$OUT"
 
   step "none chosen: the real slirp4netns"
