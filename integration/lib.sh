@@ -171,7 +171,7 @@ assert_status() { # WANTED, after capture
 # no_page URL CMD…, in an engine: wget, called by CMD in a container of the image `busybox`, gets no page and says why, or
 # waits in vain. (`wget -T` of Debian's static busybox dies of a fault, whatever the page.)
 no_page() {
-  capture "${@:2}" sh -c "/bin/busybox timeout 5 wget -qO- $1; exit \$?"
+  capture "${@:2}" sh -c "/bin/busybox timeout 3 wget -qO- $1; exit \$?"
   case $STATUS in
     1) assert_matches "why there is no page at $1" "wget: (can't connect to remote host|bad address).*" "$ERR" ;;
     143) ;;
@@ -601,12 +601,13 @@ our_processes() {
 # is_ours /proc/PID: what our helpers run is hidden from an ordinary user outside of their user namespace, for they cannot be
 # dumped. What they were called is not, nor whose they are; without a world, another one's are in process ids of its own.
 is_ours() {
-  local runs word _ ids
-  if runs=$(readlink "$1/exe" 2>/dev/null); then is_our_file "$runs"; return; fi
+  local word runs _ user
+  [ ! "$1/exe" -ef "$WG4NETNS" ] || return 0
   IFS= read -r -d '' word 2>/dev/null <"$1/cmdline" || return 1
   case $word in wg4netns | /proc/self/exe) ;; /*) is_our_file "$word" || return 1 ;; *) return 1 ;; esac
-  read -r _ ids _ <<<"$(grep ^Uid: "$1/status" 2>/dev/null)"
-  [ "$ids" = "$UID" ] || return 1
+  if runs=$(readlink "$1/exe" 2>/dev/null); then is_our_file "$runs"; return; fi
+  read -r _ user _ <<<"$(grep ^Uid: "$1/status" 2>/dev/null)"
+  [ "$user" = "$UID" ] || return 1
   [ -n "${WG4NETNS_WORLD-}" ] || [ "$(grep ^NSpid: "$1/status" 2>/dev/null | wc -w)" = 2 ]
 }
 # Our binary, a link to it, or what drop-ins install has made of it.
