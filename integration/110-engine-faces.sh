@@ -14,6 +14,8 @@ inside() {
   sed 's/^AllowedIPs.*/AllowedIPs = 0.0.0.0\/0, ::\/0/' "$SHARED/wg0.conf" >~/.config/wg4netns/all.conf
   cut_key "$SHARED/wg0.conf" >~/.config/wg4netns/cut.conf
   chmod 600 ~/.config/wg4netns/*
+  cp -p ~/.config/wg4netns/work.conf "$W/x.conf"
+  mkdir "$W/directory.conf"
   "$WG4NETNS" drop-ins install >"$W/install.out"
   if [ "$ENGINE" = trixie ]; then with_pasta; faces; pasta_options; fi
   with_slirp4netns; faces
@@ -29,7 +31,9 @@ with_pasta() {
 with_slirp4netns() {
   helper=slirp4netns link=tap0
   # shellcheck disable=SC2317 # called by faces
-  run() { WG4NETNS_CONFIG=$1 WG4NETNS_WAIT_HANDSHAKE=${wait-} podman run --network slirp4netns "${@:2}"; }
+  run() {
+    WG4NETNS_CONFIG=$1 WG4NETNS_WAIT_HANDSHAKE=${wait-} podman run --network slirp4netns:port_handler=slirp4netns "${@:2}"
+  }
 }
 
 faces() {
@@ -52,12 +56,16 @@ faces() {
   assert_has "nothing but the tunnel" "lo"$'\n'"$link"$'\n' "$OUT"
   assert_eq "nothing of ours in the container's output" "" "$ERR"
 
-  step "$helper: it is listed, healthy, and ends with the container"
+  step "$helper: it is listed, healthy, and ends with the container, whose ports are published"
   wait=5
-  capture run work --detach --name web busybox sleep 1000
+  capture run work --detach --name web -p 127.0.0.1:18071:80 busybox sleep 1000
   assert_status 0
   id=${OUT:0:12}
   tunnel=$(listed 2)
+  assert_seen "$tunnel"
+  [ -n "$(forwarder_process)" ] || fail "no forwarder is seen"
+  [ -n "$(published)" ] || fail "no published port is seen"
+  [ $helper = pasta ] || [ -n "$(api_sockets)" ] || fail "no socket of podman's is seen"
   capture "$WG4NETNS" status "$(listed 1)"; assert_status 0
   [ $helper = pasta ] || assert_eq "its name" "$id" "$(listed 1)"
   watch_container web
@@ -67,7 +75,7 @@ faces() {
   wait_for "the tunnel's end" 5 gone "$tunnel"
   wait_for "no process of ours to be left" 5 no_processes
   assert_eq "nothing is listed" "" "$(listed 1)"
-  assert_eq "nothing in the socket directory" "" "$(ls "$XDG_RUNTIME_DIR/wireguard")"
+  nothing_stays
 
   if [ $helper = pasta ]; then
     step "$helper: a restart gives it a new one"
@@ -82,17 +90,24 @@ faces() {
   step "$helper: kill -9 of the helper leaves no network; attach gives it back to the running container"
   tunnel=$(listed 2)
   kill -9 "$tunnel"; wait_for "the helper's end" 5 gone "$tunnel"
+  wait_for "no process of ours to be left, the forwarder neither" 5 no_processes
+  assert_eq "sockets for ports" "" "$(api_sockets)"
   wait_for "the link's end" 5 links_are lo
-  capture podman exec web wget -qO- http://10.6.0.2/
-  [ "$STATUS" != 0 ] || fail "a page without a tunnel"
+  no_page http://10.6.0.2/ podman exec web
   "$WG4NETNS" --netns-pid "$(podman inspect -f '{{.State.Pid}}' web)" --config work --background --wait-handshake
+  assert_seen "$(listed 2)"
   assert_eq "the page afterwards" "you are 10.6.0.1" "$(podman exec web wget -qO- http://10.6.0.2/)"
   podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 5 no_processes
+  nothing_stays
 
   step "$helper: with a user namespace of its own"
   capture run work --rm --userns=keep-id busybox wget -qO- http://10.6.0.2/
   said
+  assert_eq "the page" "you are 10.6.0.1" "$OUT"
+
+  step "$helper: a configuration by its path"
+  capture run "$W/x.conf" --rm busybox wget -qO- http://10.6.0.2/
   assert_eq "the page" "you are 10.6.0.1" "$OUT"
 
   step "$helper: a tunnel that cannot be had fails the start, in time and with one clear line"
@@ -102,6 +117,8 @@ faces() {
   wait=''
   refused absent 'no configuration .absent.'
   refused "$W/absent.conf" "cannot open .$W/absent.conf.: No such file"
+  refused "$SHARED/closed.conf" "cannot open .$SHARED/closed.conf.: Permission denied"
+  refused "$W/directory.conf" ".$W/directory.conf. is a directory, not a file"
   refused cut "$HOME/.config/wg4netns/cut.conf.:2: .PrivateKey.: expected 32 bytes"
   assert_lacks_parts "no part of the key is quoted" "$(sed -n 's/^PrivateKey = //p' "$SHARED/wg0.conf")" "$OUT$ERR"
   wait_for "no process of ours to be left" 5 no_processes
@@ -160,6 +177,19 @@ slirp4netns_options() {
   assert_has "the gateway's address is the host's, and refused" "No route to host" "$ERR"
   unset WG4NETNS_CONFIG
   wait_for "no process of ours to be left" 5 no_processes
+
+  step "slirp4netns: it ends by its --exit-fd, which podman's conmon holds, while the namespace stays"
+  local tunnel namespace
+  run work --detach --name web busybox sleep 1000 >/dev/null
+  tunnel=$(listed 2); namespace=$(podman inspect -f '{{.NetworkSettings.SandboxKey}}' web)
+  watch_container web
+  kill -9 "$(podman inspect -f '{{.State.ConmonPid}}' web)"
+  wait_for "the helper's end" 5 gone "$tunnel"
+  test -e "$namespace" || fail "the namespace's file went"
+  not container_namespace_gone || fail "the namespace went"
+  # podman 5 has to be told twice of a container that nobody watches any more.
+  podman rm --force --time 0 web >/dev/null 2>&1 || podman rm --force --time 0 web >/dev/null
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 logged() { "$WG4NETNS" logs "$1" | grep -q "$2"; }
@@ -168,6 +198,14 @@ forwarder_process() {
   for pid in $(our_processes); do
     if tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q __forwarder; then echo "$pid"; fi
   done
+}
+# Sockets that podman had us make to be told of ports.
+api_sockets() { find "$XDG_RUNTIME_DIR" -type s -name '*.net'; }
+published() { ss -Hltn '( sport = 18071 )'; }
+nothing_stays() {
+  assert_eq "in the socket directory" "" "$(ls "$XDG_RUNTIME_DIR/wireguard")"
+  assert_eq "sockets for ports" "" "$(api_sockets)"
+  assert_eq "published ports" "" "$(published)"
 }
 listed() { "$WG4NETNS" ls | awk -v column="$1" 'NR == 2 { print $column }'; }
 links_are() { [ "$(podman exec web ls /sys/class/net)" = "$1" ]; }
@@ -186,6 +224,8 @@ need tun wg wireguard-go socat dnsmasq nft engines
 peer_world
 start_wireguard_go_peer
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
+# The helpers run as root of podman's user namespace, for whom no mode closes a file of the user's own.
+install -m 600 "$W/wg0.conf" "$W/closed.conf"
 chmod 644 "$W/wg0.conf"
 far_services
 engine_canaries

@@ -43,8 +43,11 @@ published() { # NETWORK
   step "$1: published ports answer, and nobody from outside looks local"
   serve_page "$1"
   start echo podman unshare nsenter --net="/proc/$(podman inspect -f '{{.State.Pid}}' web)/ns/net" perl -MIO::Socket::INET -e '
-    my $socket = IO::Socket::INET->new(Proto => "udp", LocalPort => 5353) or die; my $line;
-    while (defined $socket->recv($line, 1000)) { $socket->send($line) }'
+    for my $port (5354, 5355, 5353) {
+      next if $port != 5353 && fork;
+      my $socket = IO::Socket::INET->new(Proto => "udp", LocalPort => $port) or die; my $line;
+      while (defined $socket->recv($line, 1000)) { $socket->send($line eq "hallo\n" ? $line : $port) }
+    }'
   wait_for "the page" 5 curl -sS -m 2 -o "$W/page.out" http://127.0.0.1:18080/
   for port in 18080 18090 18091; do
     assert_eq "the page at $port" hallo "$(curl -sS -m 5 "http://127.0.0.1:$port/")"
@@ -54,17 +57,26 @@ published() { # NETWORK
   for address in 127.0.0.1:18080 127.0.0.1:18090 10.9.0.1:18080; do
     assert_matches "who asks at $address" '^from (10\.6\.0\.1|10\.0\.2\.100)$' "$(who $address)"
   done
-  wait_for "the datagram" 5 datagram_comes_back 18053
+  for port in 18053 18054 18055; do wait_for "the datagram of $port" 5 datagram_comes_back $port; done
+  wait_for "5354 to answer at 18054" 5 answered_by 5354 127.0.0.1 18054
+  wait_for "5355 to answer at 18055" 5 answered_by 5355 127.0.0.1 18055
+  wait_for "5353 to answer at 18053 of every address" 5 answered_by 5353 10.9.0.1 18053
+  answered_by "" 10.9.0.1 18054 || fail "18054 answers at every address"
   podman rm --force --time 0 web >/dev/null
   wait_for "no process of ours to be left" 5 no_processes
   not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/ 2>/dev/null || fail "the port still answers"
 }
 
 serve_page() { # NETWORK
-  podman run --detach --name web --network "$1" -p 18080:80 -p 127.0.0.1:18090-18091:90-91 -p '[::1]:18092:92' -p 18053:5353/udp busybox sh -c '
+  podman run --detach --name web --network "$1" -p 18080:80 -p 127.0.0.1:18090-18091:90-91 -p '[::1]:18092:92' -p 18053:5353/udp -p 127.0.0.1:18054-18055:5354-5355/udp \
+    busybox sh -c '
     echo hallo >/index.html; mkdir /cgi-bin; printf "%s\n" "#!/bin/sh" "echo; echo from \$REMOTE_ADDR" >/cgi-bin/who
     /bin/busybox chmod 755 /cgi-bin/who; httpd -h /; httpd -h / -p 90; httpd -h / -p 91; httpd -h / -p 92; exec sleep 1000' >/dev/null
   wait_for "the page" 5 curl -sS -m 2 -o "$W/page.out" http://127.0.0.1:18080/
+}
+# Of the ports inside, WANTED gets what is sent there, and says so.
+answered_by() { # WANTED ADDRESS PORT
+  [ "$( (exec 7<>"/dev/udp/$2/$3"; echo whose >&7; timeout 1 dd bs=100 count=1 <&7) 2>/dev/null)" = "$1" ]
 }
 who() { curl -sS -m 5 "http://$1/cgi-bin/who" | sed 's/::ffff://; s/[][]//g'; }
 
@@ -76,17 +88,20 @@ later() {
   api=$(find "$XDG_RUNTIME_DIR" -name "$(podman inspect -f '{{.Id}}' web).net")
   ask() { perl -MIO::Socket::UNIX -e 'my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die; print $s $ARGV[1]; $s->shutdown(1); print <$s>' "$api" "$1"; }
   capture ask '{"execute":"list_hostfwd"}'; said
-  assert_eq "entries" 5 "$(grep -o '"id":' <<<"$OUT" | wc -l)"
+  assert_eq "entries" 7 "$(grep -o '"id":' <<<"$OUT" | wc -l)"
   id=$(tr '{' '\n' <<<"$OUT" | grep '"host_port":18080' | sed 's/.*"id":\([0-9]*\).*/\1/')
   assert_has "removed" '"return"' "$(ask "{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":$id}}")"
   wait_for "the port to be free" 5 not curl -sS -m 2 -o /dev/null http://127.0.0.1:18080/
-  assert_eq "entries" 4 "$(ask '{"execute":"list_hostfwd"}' | grep -o '"id":' | wc -l)"
+  assert_eq "entries" 6 "$(ask '{"execute":"list_hostfwd"}' | grep -o '"id":' | wc -l)"
   assert_has "removed twice" '"error"' "$(ask "{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":$id}}")"
   assert_has "a new one" '"id":' "$(ask '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"127.0.0.1","host_port":18083,"guest_addr":"127.0.0.1","guest_port":80}}')"
   assert_eq "who names the guest's loopback asks for clients that look local" "from 127.0.0.1" "$(who 127.0.0.1:18083)"
 
-  step "a helper that was killed leaves its socket, and the next start does not mind"
-  local helper; helper=$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')
+  step "a helper that was killed with the process that removes its socket leaves it, and the next start does not mind"
+  local helper pid; helper=$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')
+  for pid in $(our_processes); do
+    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in *__remover*) kill -9 "$pid" ;; esac
+  done
   kill -9 "$helper"; wait_for "the helper's end" 5 gone "$helper"
   test -S "$api" || fail "nothing is left behind"
   podman restart --time 0 web >/dev/null

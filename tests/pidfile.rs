@@ -1,10 +1,12 @@
-//! The pid file and the process that removes it.
+//! The pid file, the socket for ports, and the process that removes them.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use wg4netns::driver::namespace_child::Helper;
 use wg4netns::driver::pidfile::PidfileGuard;
+use wg4netns::driver::port_socket::PortSocket;
 use wg4netns::sys::sandbox::Policy;
 
 #[test]
@@ -43,6 +45,24 @@ fn a_pid_file_in_a_directory_that_cannot_be_written_is_refused_by_its_name() {
     let missing = Path::new("/proc/nonexistent/pid");
     let error = PidfileGuard::write(missing, &helper()).expect_err("no directory");
     assert_eq!(error.to_string(), "cannot write our process id to `/proc/nonexistent/pid`");
+}
+
+/// A tunnel that was killed left its socket behind, and the container could not be started again.
+#[test]
+fn a_socket_for_ports_that_was_left_behind_makes_room_and_another_file_does_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("api.sock");
+    drop(UnixListener::bind(&path).expect("a socket"));
+    let first = PortSocket::bind(&path, &helper()).expect("it makes room");
+    let second = PortSocket::bind(&path, &helper()).expect("so does a new one");
+    assert_eq!(second.missing_layers(), [], "the remover is confined");
+    drop(first);
+    assert!(path.exists(), "it is the second one's");
+    drop(second);
+    assert!(!path.exists());
+    fs::write(&path, "kept").expect("a file");
+    PortSocket::bind(&path, &helper()).expect_err("another file");
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), "kept");
 }
 
 fn write(path: &Path) -> PidfileGuard {

@@ -22,7 +22,7 @@ pub(super) enum Face {
     Broker,
     /// The process that forwards ports.
     Forwarder,
-    /// The process that removes the pid file of this name.
+    /// The process that removes the file of this name.
     Remover(OsString),
     /// One thing that `doctor` tries.
     DoctorProbe(String),

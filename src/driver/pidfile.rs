@@ -1,4 +1,4 @@
-//! A file that holds our process id while we live, and the process that removes it. (tasks)
+//! A file that holds our process id while we live, and the process that removes it, or another file of ours. (tasks)
 //!
 //! # Theory of operation
 //! Removing a file is a right over its directory with everything below, which is not ours: a tunnel that is locked down
@@ -39,7 +39,7 @@ pub const ARGUMENT: &str = "__remover";
 /// How long the end of a tunnel waits for its pid file's.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A file that holds our process id; removed when this is dropped, or we are killed.
+/// A file that holds our process id, or another of ours; removed when this is dropped, or we are killed.
 #[derive(Debug)]
 pub struct PidfileGuard {
     remover: Child,
@@ -66,7 +66,20 @@ impl PidfileGuard {
         })
     }
 
-    fn spawn(helper: &Helper, directory: &Path, name: &OsStr, file: File) -> io::Result<Self> {
+    /// The same for a file of any kind that is there.
+    ///
+    /// # Errors
+    /// It is not there, or there is no remover.
+    pub fn over(path: &Path, helper: &Helper) -> io::Result<Self> {
+        let whole = std::path::absolute(path)?;
+        let (Some(directory), Some(name)) = (whole.parent(), whole.file_name()) else {
+            return Err(Errno::EISDIR.into());
+        };
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Self::spawn(helper, directory, name, open(&whole, flags, Mode::empty())?)
+    }
+
+    fn spawn(helper: &Helper, directory: &Path, name: &OsStr, file: impl Into<Stdio>) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(directory, flags, Mode::empty())?;
         let (ours, theirs) = fd_passing::pair()?;
@@ -75,7 +88,7 @@ impl PidfileGuard {
             .arg(name)
             .env_clear()
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::from(file))
+            .stdout(file)
             .stderr(Stdio::from(directory))
             .process_group(0)
             .spawn()?;
@@ -98,7 +111,7 @@ impl Drop for PidfileGuard {
         // Its end closes the other end.
         let removed = self.socket.shutdown(Shutdown::Write).and_then(|()| self.socket.read(&mut [0]));
         if let Err(error) = removed {
-            tracing::debug!(%error, "the pid file may remain");
+            tracing::debug!(%error, "a file of ours may remain");
         }
         let _not_yet = self.remover.try_wait();
     }

@@ -12,16 +12,17 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::AT_FDCWD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{info, warn};
 
+use super::namespace_child::Helper;
+use super::pidfile::PidfileGuard;
 use super::port_forward::{Forward, ForwardKind, PortForwards};
 use crate::config::publish::{PublishedPort, Transport};
-use crate::sys::inode::{self, Inode};
+use crate::sys::sandbox::MissingLayer;
 
 /// As slirp4netns has it.
 const MAX_REQUEST: usize = 4096;
@@ -42,22 +43,8 @@ pub struct PortSocketError {
 #[derive(Debug)]
 pub struct PortSocket {
     listener: StdListener,
-    file: SocketFile,
-}
-
-/// Removes the socket's file in the end, if it is still that one and the sandbox allows it.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: Option<Inode>,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.inode.is_some() && Inode::of_entry(AT_FDCWD, &self.path).ok() == self.inode {
-            let _the_next_start_replaces_it = inode::remove(&self.path);
-        }
-    }
+    /// Removes its file in the end, which is not ours to do behind the sandbox.
+    file: PidfileGuard,
 }
 
 impl PortSocket {
@@ -66,17 +53,25 @@ impl PortSocket {
     ///
     /// # Errors
     /// There is a file of another kind already, or the directory is not there.
-    pub fn bind(path: &Path) -> Result<Self, PortSocketError> {
+    pub fn bind(path: &Path, helper: &Helper) -> Result<Self, PortSocketError> {
         let failed = |source| PortSocketError { path: path.into(), source };
         let found = std::fs::symlink_metadata(path);
         if found.is_ok_and(|metadata| metadata.file_type().is_socket()) {
             std::fs::remove_file(path).map_err(failed)?;
         }
         let listener = StdListener::bind(path).map_err(failed)?;
-        let inode = Inode::of_entry(AT_FDCWD, path).ok();
-        let file = SocketFile { path: path.to_owned(), inode };
+        let file = PidfileGuard::over(path, helper).map_err(|source| {
+            std::fs::remove_file(path).ok();
+            failed(source)
+        })?;
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self { listener, file })
+    }
+
+    /// Layers of its sandbox that the process which removes the file could not have.
+    #[must_use]
+    pub fn missing_layers(&self) -> &[MissingLayer] {
+        self.file.missing_layers()
     }
 
     /// Answers, for as long as it is polled.
@@ -236,23 +231,6 @@ mod tests {
         assert!(matches!(request(r#"{"execute":"list_hostfwd","arguments":{}}"#), Request::List));
         let remove = r#"{"execute":"remove_hostfwd","arguments":{"id":7}}"#;
         assert!(matches!(request(remove), Request::Remove { id: 7 }));
-    }
-
-    /// A tunnel that was killed left its socket behind, and the container could not be started again.
-    #[test]
-    fn a_socket_that_was_left_behind_makes_room_and_another_file_does_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("api.sock");
-        drop(StdListener::bind(&path).unwrap());
-        let first = PortSocket::bind(&path).unwrap();
-        let second = PortSocket::bind(&path).unwrap();
-        drop(first);
-        assert!(path.exists(), "it is the second one's");
-        drop(second);
-        assert!(!path.exists());
-        std::fs::write(&path, "kept").unwrap();
-        assert!(PortSocket::bind(&path).is_err());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
     }
 
     #[test]

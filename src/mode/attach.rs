@@ -74,7 +74,8 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
     }
     let helper = Helper::this_program().under(request.sandbox);
     let mut forwarder = forward::listen(&forwards, &helper)?;
-    let port_socket = request.engine.port_socket.as_deref().map(PortSocket::bind).transpose()?;
+    let port_socket =
+        request.engine.port_socket.as_deref().map(|path| PortSocket::bind(path, &helper)).transpose()?;
     let device = start::make_device(config, &foundation.udp)?;
     let names = start::endpoint_names(config);
     let broker = start::start_broker(&names, &helper)?;
@@ -125,6 +126,7 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
 
     assembly.forwarder = forwarder;
     assembly.missing_layers = missing;
+    assembly.missing_layers.extend(port_socket.iter().flat_map(PortSocket::missing_layers).cloned());
     assembly.port_socket = port_socket;
     let pidfile = request.ready.pidfile.as_deref();
     let pidfile = pidfile.map(|path| PidfileGuard::write(path, &helper)).transpose()?;

@@ -56,7 +56,7 @@ const fn name(helper: &Helper) -> &'static str {
         Helper::Broker => "the process that resolves names",
         Helper::Factory => "the process that makes sockets inside",
         Helper::Forwarder => "the process that forwards ports",
-        Helper::Remover(_) => "the process that removes the pid file",
+        Helper::Remover(_) => "the process that removes a file of ours",
         Helper::LinkMaker => "the process that makes the interface",
     }
 }

@@ -32,7 +32,7 @@ pub enum Role {
     Factory,
     /// The process that carries what comes to forwarded ports.
     Forwarder,
-    /// The process that removes the pid file in the end.
+    /// The process that removes the pid file, or another of ours, in the end.
     Remover,
 }
 
