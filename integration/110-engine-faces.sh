@@ -147,6 +147,14 @@ pasta_options() {
     assert_matches "why" "wg4netns \(as pasta\): .${option/,/ }. cannot be had with a tunnel: " "$ERR"
   done
 
+  step "pasta: a port that is taken for a moment, as by the run before, is waited for"
+  start taken timeout 0.6 perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:18072", Listen => 1); sleep 100'
+  wait_for "the port to be taken" 5 port_is_taken 18072
+  capture podman run --rm --network pasta:--wg-config,work -p 127.0.0.1:18072:80 busybox echo ran
+  said
+  assert_status 0
+  wait_for "no process of ours to be left" 5 no_processes
+
   step "pasta: faults after the fork are in the log, also when the tunnel is gone"
   podman run --detach --name web --network pasta:--wg-config,work -p 18070:80 busybox sleep 1000 >/dev/null
   name=$(listed 1)
@@ -201,6 +209,7 @@ forwarder_process() {
 }
 # Sockets that podman had us make to be told of ports.
 api_sockets() { find "$XDG_RUNTIME_DIR" -type s -name '*.net'; }
+port_is_taken() { [ -n "$(ss -Hltn "( sport = $1 )")" ]; }
 published() { ss -Hltn '( sport = 18071 )'; }
 nothing_stays() {
   assert_eq "in the socket directory" "" "$(ls "$XDG_RUNTIME_DIR/wireguard")"

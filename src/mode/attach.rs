@@ -73,7 +73,7 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
         return Err(StartError::PortsWithoutNamespace);
     }
     let helper = Helper::this_program().under(request.sandbox);
-    let mut forwarder = forward::listen(&forwards, &helper)?;
+    let mut forwarder = forward::listen(&forwards, &helper, request.engine.is_engine)?;
     let port_socket =
         request.engine.port_socket.as_deref().map(|path| PortSocket::bind(path, &helper)).transpose()?;
     let device = start::make_device(config, &foundation.udp)?;

@@ -1,5 +1,7 @@
 //! Forwarded ports in the story of `attach` and `run`: listen first, begin when the target is there. (wiring)
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -9,6 +11,7 @@ use super::start::StartError;
 use crate::config::publish::ForwardPlan;
 use crate::config::{Config, NetworkPlan};
 use crate::driver::command::TunnelHandle;
+use crate::driver::failure::{Failure as _, FailureClass};
 use crate::driver::namespace_child::Helper;
 use crate::driver::port_forward::{Forward, ForwardKind, Forwarder, RunningForwarder, inside_listeners};
 use crate::driver::socket_factory::SocketFactory;
@@ -28,14 +31,30 @@ pub(super) fn complete(plan: &mut ForwardPlan, config: Option<&Config>, options:
     }
 }
 
+/// How often and how soon a port that is taken is tried again for an engine, a second in all: `podman restart` does not wait
+/// until the helper of the run before has let it go.
+const TRIES: u32 = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
 /// Takes the host's ports, before the target is touched. Nothing is started if nothing is asked for.
-pub(super) fn listen(plan: &ForwardPlan, helper: &Helper) -> Result<Option<Forwarder>, StartError> {
+pub(super) fn listen(
+    plan: &ForwardPlan,
+    helper: &Helper,
+    for_engine: bool,
+) -> Result<Option<Forwarder>, StartError> {
     if plan.is_empty() {
         return Ok(None);
     }
     let mut forwarder = Forwarder::spawn(helper)?;
+    let mut tries = if for_engine { TRIES } else { 0 };
     for port in &plan.published {
-        let forwards = forwarder.publish(*port)?;
+        let forwards = loop {
+            match forwarder.publish(*port) {
+                Err(error) if tries > 0 && matches!(error.class(), FailureClass::InUse) => tries -= 1,
+                other => break other?,
+            }
+            std::thread::sleep(BETWEEN_TRIES);
+        };
         for forward in forwards {
             say(&forward, port.host_port.is_none());
         }

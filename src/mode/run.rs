@@ -43,7 +43,7 @@ pub fn run(request: RunRequest) -> Result<u8, StartError> {
     let signals = SignalQueue::take(&RUN_SIGNALS)?;
     let foundation = start::lay_foundation_for_command(request.uapi_dir.as_deref(), &choice, config)?;
     let helper = Helper::this_program().under(request.sandbox);
-    let mut forwarder = forward::listen(&request.forwards, &helper)?;
+    let mut forwarder = forward::listen(&request.forwards, &helper, false)?;
     let device = start::make_device(config, &foundation.udp)?;
     let names = start::endpoint_names(config);
     let broker = start::start_broker(&names, &helper)?;
