@@ -14,6 +14,7 @@ use crate::driver::failure::{Failure, FailureClass};
 use crate::driver::interface_name::InterfaceNameError;
 use crate::driver::logging::{LogFormat, LogLevel, LogOptions};
 use crate::driver::mtu::{Mtu, MtuError};
+use crate::driver::target::Target;
 use crate::mode::request::ConfigSource;
 
 /// The configuration, a name or a path, for every container of an engine that is started with it.
@@ -159,6 +160,12 @@ const WAIT_WANTED: &str = "a number of seconds";
 fn wait(value: &str) -> Option<Duration> {
     let seconds: u32 = value.strip_suffix('s').unwrap_or(value).parse().ok()?;
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+/// Whether podman has its bridges in that namespace: when our predecessor there has died, it calls for the next one beside
+/// them. They join containers; the only way out of there is still the tunnel.
+pub(super) fn has_bridges(target: &Target) -> bool {
+    matches!(target, Target::Path { netns, .. } if netns.ends_with("rootless-netns/rootless-netns"))
 }
 
 /// An MTU that the engine asks for; 0 means that it does not care.

@@ -210,6 +210,7 @@ impl Call {
         variable: &impl Fn(&'static str) -> Option<OsString>,
     ) -> Result<AttachRequest, EngineCallError> {
         let target = self.target()?;
+        let keep_other_links = engine::has_bridges(&target);
         if !self.config_net {
             return Err(EngineCallError::Unsupported {
                 flag: "an interface without `--config-net`".into(),
@@ -245,7 +246,7 @@ impl Call {
                 wait_handshake,
             },
             routes: true,
-            keep_other_links: false,
+            keep_other_links,
             bare: false,
             end_with_socket: false,
             engine: EngineNeeds {
@@ -352,6 +353,18 @@ mod tests {
         match parse(&words(line), &variable)? {
             Wanted::Attach(request) => Ok(*request),
             other @ (Wanted::Version | Wanted::Help) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn beside_podmans_own_bridges_there_is_room_for_the_tunnel() {
+        for (netns, room) in [
+            ("/run/user/1000/containers/networks/rootless-netns/rootless-netns", true),
+            ("/run/user/1000/netns/netns-1", false),
+            ("/run/user/1000/rootless-netns", false),
+        ] {
+            let line = format!("--config-net --wg-config work --netns {netns}");
+            assert_eq!(parsed(&line, &[]).unwrap().keep_other_links, room, "{netns}");
         }
     }
 

@@ -192,6 +192,7 @@ impl Call {
             return Err(EngineCallError::NoTarget { wanted: WANTED });
         };
         let target = self.target(&target).ok_or(EngineCallError::NoTarget { wanted: WANTED })?;
+        let keep_other_links = engine::has_bridges(&target);
         let name = name.map_or_else(|| INTERFACE.into(), |name| name.to_string_lossy().into_owned());
         let interface = name.parse().map_err(|source| EngineCallError::Interface { name, source })?;
         let dns_alias = engine::dns_alias(self.name_servers());
@@ -216,7 +217,7 @@ impl Call {
                 wait_handshake,
             },
             routes: true,
-            keep_other_links: false,
+            keep_other_links,
             bare: false,
             end_with_socket: false,
             engine: EngineNeeds {
