@@ -180,8 +180,9 @@ spare() {
     control) echo ftruncate ;;
     # And: a thread's memory grows; a packet without a way is answered by whichever thread has read it.
     tx | rx) echo ftruncate mprotect writev ;;
-    # glibc loads what /etc/nsswitch.conf names; musl before 1.2.4 reads files by another call.
-    broker) echo fstat pread64 readv ;;
+    # glibc loads what /etc/nsswitch.conf names; musl before 1.2.4 reads files by another call, and asks by ioctl for the
+    # index of an interface that an address names (050).
+    broker) echo fstat pread64 readv ioctl ;;
   esac
 }
 step "no role has a call that none of its threads ever made, but for those with a reason"

@@ -418,7 +418,8 @@ fn sharer(instance: &InstanceGuard, config: &str) -> Option<InstanceName> {
     let shares = |other: &Instance| {
         other.record.as_ref().is_some_and(|record| record.config.as_deref() == Some(config))
     };
-    others.into_iter().find(shares).map(|other| other.name)
+    // What stands in our own lock is of somebody who was killed.
+    others.into_iter().filter(|other| other.name != *instance.name()).find(shares).map(|other| other.name)
 }
 
 /// Everything of a tunnel but its lifetime, from what was made one by one.

@@ -271,11 +271,11 @@ const BROKER_OF_LIBRARY: &[Call] = calls![
     SYS_fstat SYS_ioctl SYS_lseek SYS_newfstatat SYS_openat SYS_pread64 SYS_rseq SYS_rt_sigaction
     SYS_sched_getaffinity SYS_sendmmsg SYS_set_robust_list SYS_uname SYS_writev
 ];
-// readv: of musl before 1.2.4.
+// readv: of musl before 1.2.4. ioctl: the index of an interface that an address names.
 #[cfg(all(target_arch = "x86_64", target_env = "musl"))]
-const BROKER_OF_LIBRARY: &[Call] = calls![SYS_open SYS_readv];
+const BROKER_OF_LIBRARY: &[Call] = calls![SYS_ioctl SYS_open SYS_readv];
 #[cfg(all(not(target_arch = "x86_64"), target_env = "musl"))]
-const BROKER_OF_LIBRARY: &[Call] = calls![SYS_openat SYS_readv];
+const BROKER_OF_LIBRARY: &[Call] = calls![SYS_ioctl SYS_openat SYS_readv];
 
 const FACTORY: &[Call] = calls![SYS_getpid SYS_mremap SYS_setsockopt SYS_sigaltstack SYS_socket];
 
