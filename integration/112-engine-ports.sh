@@ -1,17 +1,21 @@
 #!/bin/bash
 # Published ports and DNS under podman: -p by pasta's flags, by rootlessport and by slirp4netns's API socket; names are asked of
-# the tunnel's server and of nobody else.
+# the tunnel's server and of nobody else, above all not of who has the addresses of the host's name servers at the far end.
 #
 #   :host 18080 ── wg4netns's forwarder ── container's httpd        container: far.test? ── alias inside ── tunnel ── dnsmasq :peer
 #
 # needs: netns tun wg wireguard-go socat dnsmasq nft curl engines
-# timeout: 150
+# timeout: 240
 # as: root
 . "$(dirname "$0")/lib.sh"
 
 inside() {
   cp "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf; chmod 600 ~/.config/wg4netns/*
   "$WG4NETNS" drop-ins install >"$W/install.out"
+  sed 's/^AllowedIPs.*/AllowedIPs = 0.0.0.0\/0, ::\/0/' "$SHARED/wg0.conf" >~/.config/wg4netns/all.conf
+  grep -v ^DNS ~/.config/wg4netns/all.conf >~/.config/wg4netns/none.conf; chmod 600 ~/.config/wg4netns/*
+  if [ "$ENGINE" = trixie ]; then names pasta; fi
+  names slirp4netns
   if [ "$ENGINE" = trixie ]; then
     published pasta:--wg-config,work
     step "pasta: clients look local only where they are, and somebody asked"
@@ -30,6 +34,45 @@ inside() {
   published slirp4netns
   published slirp4netns:port_handler=slirp4netns
   later
+}
+
+# With all addresses in the tunnel, and containers that know of the host's name servers (HOST_DNS, HOST_DNS6).
+names() { # FACE
+  local server
+  # shellcheck disable=SC2317 # called below
+  case $1 in
+    pasta) on_all() { podman run --rm --network "pasta:--wg-config,$1" "${@:2}"; } ;;
+    *) on_all() { WG4NETNS_CONFIG=$1 podman run --rm --network slirp4netns "${@:2}"; } ;;
+  esac
+  step "$1: every name server that a container knows of answers what the tunnel's does"
+  capture on_all all busybox sh -c 'cat /etc/resolv.conf; wget -qO- http://far.test/'; said
+  assert_has "it knows of the host's" "nameserver $HOST_DNS" "$OUT"
+  assert_has "and of the tunnel's own" "nameserver 10.6.0.2" "$OUT"
+  assert_has "the page by name" "you are 10.6.0.1" "$OUT"
+  # shellcheck disable=SC2016 # for the container's shell
+  capture on_all all busybox sh -c 'for server in $(/bin/busybox sed -n "s/^nameserver //p" /etc/resolv.conf) '"$HOST_DNS6"'; do
+    echo "asked $server"; nslookup absent.test $server >/tmp/absent 2>&1; nslookup far.test $server >/tmp/far 2>&1; cat /tmp/far
+    /bin/busybox sed "1,/^Name/d" /tmp/far | grep -q "10\.6\.0\.2$" && echo "answered $server"; done'; said
+  [ "$(grep -c ^asked <<<"$OUT")" -ge 4 ] || fail "too few name servers"
+  assert_eq "who answers" "$(sed -n 's/^asked //p' <<<"$OUT")" "$(sed -n 's/^answered //p' <<<"$OUT")"
+  capture on_all all busybox wget -qO- http://absent.test/
+  [ "$STATUS" != 0 ] || fail "a page of nobody"
+  step "$1: the same over TCP; the other ports of that address are where they were"
+  on_all all busybox sh -c "printf '\\0\\032\\0\\007\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3far\\4test\\0\\0\\1\\0\\1' | nc -w 5 $HOST_DNS 53" >"$W/answer"
+  assert_matches "the answer" " 10 +6 +0 +2$" "$(od -An -tu1 -w1000 "$W/answer")"
+  assert_eq "a page there" "you are 10.6.0.1" "$(on_all all busybox wget -qO- "http://$HOST_DNS/")"
+  step "$1: without DNS= in the configuration the host's name servers are refused at once"
+  for server in "$HOST_DNS" "$HOST_DNS6"; do
+    capture on_all none busybox nslookup far.test "$server"; said
+    [ "$STATUS" != 0 ] || fail "an answer"
+    assert_lacks "what it waited for" "timed out" "$OUT$ERR"
+  done
+  step "$1: a name server that the user chooses is asked through the tunnel"
+  capture on_all all --dns "$CHOSEN_DNS" busybox wget -qO- http://chosen.test/; said
+  assert_eq "the page by name" "you are 10.6.0.1" "$OUT"
+  capture on_all none --dns "$CHOSEN_DNS" busybox wget -qO- http://chosen.test/; said
+  assert_eq "the same without DNS=" "you are 10.6.0.1" "$OUT"
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 published() { # NETWORK
@@ -78,6 +121,7 @@ serve_page() { # NETWORK
 answered_by() { # WANTED ADDRESS PORT
   [ "$( (exec 7<>"/dev/udp/$2/$3"; echo whose >&7; timeout 1 dd bs=100 count=1 <&7) 2>/dev/null)" = "$1" ]
 }
+chosen_answers() { [ -n "$(on peer ss -Hlun "src $CHOSEN_DNS:53")" ]; }
 who() { curl -sS -m 5 "http://$1/cgi-bin/who" | sed 's/::ffff://; s/[][]//g'; }
 
 # What podman itself does not ask of the socket that it has us make.
@@ -111,6 +155,11 @@ later() {
   wait_for "no process of ours to be left" 5 no_processes
 }
 
+# Of the host; at the far end somebody else has them.
+HOST_DNS=10.77.0.53 HOST_DNS6=fd77::53
+# Of nobody but the far end.
+CHOSEN_DNS=10.77.0.9
+
 in_engine
 in_world "$@"
 need tun wg wireguard-go socat dnsmasq nft curl engines
@@ -121,5 +170,25 @@ chmod 644 "$W/wg0.conf"
 far_services
 engine_canaries
 start taken socat TCP-LISTEN:18082,fork /dev/null
+printf 'nameserver %s\n' "$HOST_DNS" "$HOST_DNS6" 10.6.0.2 >"$W/resolv.conf"; chmod 644 "$W/resolv.conf"
+for address in "$HOST_DNS/32" "$CHOSEN_DNS/32" "$HOST_DNS6/128"; do on peer ip addr add "$address" dev lo; done
+start chosen on peer dnsmasq --no-daemon --conf-file=/dev/null --no-hosts --no-resolv --user=root --group=root --pid-file= \
+  --address=/chosen.test/10.6.0.2 --listen-address="$CHOSEN_DNS" --bind-interfaces
+wait_for "the chosen name server" 5 chosen_answers
+on peer nft -f - <<N
+table inet stray {
+  counter stray {}
+  chain in {
+    type filter hook prerouting priority 0
+    ip daddr { 10.6.0.2, $CHOSEN_DNS } accept
+    meta l4proto { tcp, udp } th dport 53 counter name stray
+  }
+}
+N
+strays() { on peer nft -j list counter inet stray stray | sed 's/.*"packets": *\([0-9]*\).*/\1/'; }
+export RESOLV_CONF=$W/resolv.conf
 in_engines
 assert_engine_canaries_silent
+assert_eq "questions at the far end to other addresses than the name servers'" 0 "$(strays)"
+on peer bash -c "echo control >/dev/udp/$HOST_DNS/53"
+assert_eq "the control" 1 "$(strays)"

@@ -94,7 +94,7 @@ impl AttachArgs {
         }
         let mut forwards = self.forwards.plan();
         forwards.dns_alias = (!self.dns_forward.is_empty())
-            .then(|| DnsAlias { listen: self.dns_forward, servers: Vec::new() });
+            .then(|| DnsAlias { listen: self.dns_forward, ..DnsAlias::default() });
         let mut descriptors = Descriptors::default();
         let tun = descriptors.adopt("--tun-fd", self.target.tun_fd)?;
         let target = match (tun, self.target.netns_pid, self.target.netns) {

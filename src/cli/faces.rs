@@ -4,7 +4,9 @@ use std::ffi::OsString;
 
 use super::print_out;
 use super::report::{Exits, speak_as};
-use crate::compat::{engine, next_program, pasta, slirp4netns, wireguard_go, wireguard4netns};
+use crate::compat::{
+    engine, host_resolvers, next_program, pasta, slirp4netns, wireguard_go, wireguard4netns,
+};
 use crate::driver::failure::FailureClass;
 use crate::mode::{attach, device};
 use crate::sys::environment::take_variable;
@@ -51,7 +53,8 @@ pub(super) fn pasta(arguments: &[OsString]) -> u8 {
     }
     leave_service_manager_alone();
     match pasta::parse(arguments, &std::env::var_os) {
-        Ok(pasta::Wanted::Attach(request)) => {
+        Ok(pasta::Wanted::Attach(mut request)) => {
+            request.engine.host_resolvers = host_resolvers::of_this_machine();
             attach::run(*request).unwrap_or_else(|error| exits.fail(&error))
         }
         Ok(pasta::Wanted::Version) => print_out(version_as("pasta").as_bytes()),
@@ -69,7 +72,8 @@ pub(super) fn slirp4netns(arguments: &[OsString]) -> u8 {
     }
     leave_service_manager_alone();
     match slirp4netns::parse(arguments, &std::env::var_os, slirp4netns::container_of_output().as_deref()) {
-        Ok(slirp4netns::Wanted::Attach(request)) => {
+        Ok(slirp4netns::Wanted::Attach(mut request)) => {
+            request.engine.host_resolvers = host_resolvers::of_this_machine();
             attach::run(*request).unwrap_or_else(|error| exits.fail(&error))
         }
         Ok(slirp4netns::Wanted::Version) => print_out(version_as("slirp4netns").as_bytes()),

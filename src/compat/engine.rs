@@ -189,7 +189,7 @@ pub(super) fn address(flag: &'static str, value: &OsStr) -> Result<IpAddr, Engin
 
 /// A name server at these addresses inside, which asks the configuration's own through the tunnel.
 pub(super) fn dns_alias(listen: Vec<IpAddr>) -> Option<DnsAlias> {
-    (!listen.is_empty()).then(|| DnsAlias { listen, servers: Vec::new() })
+    (!listen.is_empty()).then(|| DnsAlias { listen, ..DnsAlias::default() })
 }
 
 /// How to log where nobody looks unless something is wrong.

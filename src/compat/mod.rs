@@ -4,6 +4,7 @@ pub mod cdi;
 pub mod drop_ins;
 pub mod engine;
 pub mod gluetun;
+pub mod host_resolvers;
 pub mod next_program;
 pub mod oci_hook;
 pub mod pasta;

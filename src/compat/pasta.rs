@@ -49,7 +49,8 @@ Of pasta's own options these mean the same:
                            clients are seen as the tunnel's own address; not `auto` or `all`: which ports programs inside
                            listen on is not watched, and every port of the host would be taken
   --host-lo-to-ns-lo       clients of ports published on the host's loopback are seen as 127.0.0.1 or ::1
-  --dns-forward            answered by the configuration's servers, through the tunnel
+  --dns-forward            answered by the configuration's servers, through the tunnel; so are the host's own
+                           name servers, which podman tells containers of, on their port 53
 These lead to the host, which is not behind the tunnel; `--reach` opens what is needed of it:
   --map-guest-addr         refused inside, at once: \"no route to host\" (podman's host.containers.internal)
   --map-host-loopback -T|--tcp-ns -U|--udp-ns

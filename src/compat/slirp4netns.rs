@@ -229,6 +229,7 @@ impl Call {
                 refused_addresses: host_number(self.cidr, 2).filter(|_| self.configure).into_iter().collect(),
                 mtu_ceiling: self.mtu_ceiling,
                 port_socket: self.api_socket,
+                ..EngineNeeds::default()
             },
             forwards: ForwardPlan { published: Vec::new(), reached: Vec::new(), dns_alias, later },
             dns: DnsOptions::default(),

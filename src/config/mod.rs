@@ -21,7 +21,7 @@ use ipnet::IpNet;
 
 pub use endpoint::EndpointName;
 pub use error::{ConfigError, Problem};
-pub use plan::{NetworkChange, NetworkPlan};
+pub use plan::{HostResolvers, NetworkChange, NetworkPlan};
 
 use crate::config::device::{AllowedIpChange, DeviceUpdate, PeerUpdate};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -214,6 +214,7 @@ impl Config {
             shared: false,
             local: Vec::new(),
             refused: Vec::new(),
+            host_resolvers: HostResolvers::default(),
             mtu: self.interface.mtu,
         }
     }

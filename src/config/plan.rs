@@ -17,6 +17,16 @@ pub struct NetworkChange {
     pub endpoint_names: Vec<(PublicKey, EndpointName)>,
 }
 
+/// Name servers of the host that an engine tells the programs inside of. Others may have those addresses at the far end
+/// of the tunnel, so what is asked of port 53 there, and nothing else, stays inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostResolvers {
+    /// Their addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Somebody answers in their place; else questions are refused at once.
+    pub answered: bool,
+}
+
 /// What the link should carry: computed from a configuration, diffed against the kernel's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPlan {
@@ -41,6 +51,9 @@ pub struct NetworkPlan {
     /// tunnel and must not be asked for there.
     #[serde(default)]
     pub refused: Vec<IpAddr>,
+    /// Name servers of the host, of which programs inside know: questions to them stay inside.
+    #[serde(default)]
+    pub host_resolvers: HostResolvers,
     /// Bytes; absent leaves it alone.
     pub mtu: Option<u32>,
 }

@@ -103,13 +103,26 @@ impl ForwardPlan {
     }
 }
 
+/// The port of name servers.
+pub const DNS_PORT: u16 = 53;
+
 /// Addresses inside that answer on port 53 by asking servers through the tunnel, never a resolver of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsAlias {
     /// Where programs inside ask.
     pub listen: Vec<IpAddr>,
+    /// Where they may ask as well: these are name servers elsewhere, in whose place is answered.
+    pub in_place_of: Vec<IpAddr>,
     /// Who is asked, in this order.
     pub servers: Vec<IpAddr>,
+}
+
+impl DnsAlias {
+    /// Every address that is answered at, and whether it is one elsewhere.
+    pub fn answers(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+        let listen = self.listen.iter().map(|address| (*address, false));
+        listen.chain(self.in_place_of.iter().map(|address| (*address, true)))
+    }
 }
 
 /// Why a text names no port.

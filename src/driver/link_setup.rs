@@ -8,7 +8,7 @@
 //! first one.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
@@ -17,8 +17,10 @@ use nix::errno::Errno;
 use super::command::NetworkPlan;
 use super::namespace_child::{ChildRequest, SetupError, SetupWarning};
 use super::veth;
+use crate::config::HostResolvers;
+use crate::config::publish::DNS_PORT;
 use crate::sys::netlink::{
-    LinkSetting, LinkState, Netlink, NetlinkError, News, Route, RtnetlinkSockets, Topics,
+    Kept, LinkSetting, LinkState, Netlink, NetlinkError, News, Route, RtnetlinkSockets, Topics,
 };
 use crate::sys::os_error::OsError;
 use crate::sys::sysctl::{self, Ipv6Setting};
@@ -204,7 +206,41 @@ fn configure(
             other => other?,
         }
     }
+    keep_questions(netlink, link.index, &plan.host_resolvers)?;
     Ok(warnings)
+}
+
+/// Questions to the host's name servers stay inside, whatever routes there are and will be.
+fn keep_questions(
+    netlink: &mut Netlink,
+    index: u32,
+    HostResolvers { addresses, answered }: &HostResolvers,
+) -> Result<(), NetlinkError> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let lo = netlink.links()?.into_iter().find(|link| link.loopback).filter(|_| *answered);
+    let kept = lo.map_or(Kept::Refused, |lo| Kept::Here(lo.index));
+    let has_ipv6 = netlink.addresses(index)?.iter().any(|address| address.addr().is_ipv6());
+    for address in addresses.iter().copied() {
+        let done = match netlink.keep_port(SocketAddr::new(address, DNS_PORT), kept) {
+            // Without such rules nothing of them can be had.
+            Err(NetlinkError::AddRoute { source, .. })
+                if source.is(Errno::EOPNOTSUPP) || source.is(Errno::EAFNOSUPPORT) =>
+            {
+                match netlink.refuse_address(address) {
+                    Err(NetlinkError::AddRoute { source, .. }) if source.is(Errno::EEXIST) => Ok(()),
+                    other => other,
+                }
+            }
+            other => other,
+        };
+        // Where there is no IPv6 there is nothing to keep.
+        if address.is_ipv4() || has_ipv6 {
+            done?;
+        }
+    }
+    Ok(())
 }
 
 fn sync_addresses(

@@ -45,10 +45,12 @@ const MAX_QUEUED: usize = 64;
 pub struct InsideListener {
     /// Connections or datagrams.
     pub transport: Transport,
-    /// Put on `lo`.
+    /// Put on `lo`, unless it is elsewhere.
     pub address: SocketAddr,
     /// Go on without it where its family is not there.
     pub optional: bool,
+    /// The address is not to be the namespace's: rules bring what is sent to this port of it.
+    pub elsewhere: bool,
 }
 
 /// Why there is no factory. (the source says what the child could not do)
@@ -324,8 +326,8 @@ fn make(listeners: &[InsideListener]) -> Result<Vec<Result<OwnedFd, OsError>>, F
         known.extend(addresses.iter().map(IpNet::addr));
     }
     let mut made = Vec::new();
-    for InsideListener { transport, address, optional } in listeners {
-        if !known.contains(&address.ip()) {
+    for InsideListener { transport, address, optional, elsewhere } in listeners {
+        if !elsewhere && !known.contains(&address.ip()) {
             match netlink.add_host_address(lo, address.ip()) {
                 Ok(()) => known.push(address.ip()),
                 Err(NetlinkError::AddAddress { source, .. }) if *optional => {
@@ -335,7 +337,8 @@ fn make(listeners: &[InsideListener]) -> Result<Vec<Result<OwnedFd, OsError>>, F
                 Err(error) => return Err(FactorySetupError::Address(error)),
             }
         }
-        let bound = sockets::open_bound(*address, kind(*transport));
+        let open = if *elsewhere { sockets::open_beside } else { sockets::open_bound };
+        let bound = open(*address, kind(*transport));
         match bound {
             Err(source) if !optional => {
                 return Err(FactorySetupError::Listen { address: *address, transport: *transport, source });

@@ -69,6 +69,7 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
     }
     let mut forwards = std::mem::take(&mut request.forwards);
     forward::complete(&mut forwards, config, &request.dns);
+    let host_resolvers = forward::keep_resolvers(&mut forwards, &request.engine, config, &request.dns);
     if !forwards.is_empty() && matches!(request.target, AttachTarget::Tun(_)) {
         return Err(StartError::PortsWithoutNamespace);
     }
@@ -81,6 +82,7 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
     let broker = start::start_broker(&names, &helper)?;
     let mut plan = start::network_plan(config, request.mtu, request.routes);
     fit_to_engine(&mut plan, &request.engine, config);
+    plan.host_resolvers = host_resolvers;
     if let Some(path) = &request.write_resolv_conf {
         write_resolv_conf(path, &start::resolv_conf(config, &request.dns))?;
     }

@@ -113,6 +113,8 @@ pub struct EngineNeeds {
     pub local_addresses: Vec<IpAddr>,
     /// Addresses by which programs inside ask for the host, and are refused.
     pub refused_addresses: Vec<IpAddr>,
+    /// Name servers that the engine tells programs inside of beside the one that we are; questions to them stay inside.
+    pub host_resolvers: Vec<IpAddr>,
     /// No larger packets, whatever the configuration says. Engines ask for what suits their own forwarder, so this
     /// lowers the MTU but never raises it.
     pub mtu_ceiling: Option<Mtu>,

@@ -63,7 +63,21 @@ pub fn open(ipv6: bool, kind: SocketKind) -> Result<OwnedFd, OsError> {
 /// # Errors
 /// EADDRINUSE, EADDRNOTAVAIL, EACCES for a low port; as [`open`].
 pub fn open_bound(address: SocketAddr, kind: SocketKind) -> Result<OwnedFd, OsError> {
+    bound(open(address.is_ipv6(), kind)?, address, kind)
+}
+
+/// As [`open_bound`], for an address that is not the namespace's own, of which rules bring packets here.
+///
+/// # Errors
+/// As [`open_bound`]; EPERM without CAP_NET_ADMIN or CAP_NET_RAW over the namespace.
+pub fn open_beside(address: SocketAddr, kind: SocketKind) -> Result<OwnedFd, OsError> {
     let socket = open(address.is_ipv6(), kind)?;
+    // Of both families: there is one such flag.
+    setsockopt(&socket, sockopt::IpTransparent, &true)?;
+    bound(socket, address, kind)
+}
+
+fn bound(socket: OwnedFd, address: SocketAddr, kind: SocketKind) -> Result<OwnedFd, OsError> {
     if kind == SocketKind::Stream {
         // Connections that ended a minute ago must not keep the port.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;

@@ -282,6 +282,47 @@ fn the_passed_sockets_hear_of_changes_and_may_make_some() {
     assert!(namespace.run(&["ip", "-br", "addr", "show", "wg0"]).contains("10.9.1.2/32"));
 }
 
+#[test]
+fn questions_to_the_hosts_name_servers_stay_inside_whatever_the_routes_become() {
+    use wg4netns::config::HostResolvers;
+    use wg4netns::driver::link_setup::sync;
+    let resolvers = |answered| HostResolvers {
+        addresses: ["192.0.2.53", "fd77::53"].map(|text| text.parse().expect("an address")).to_vec(),
+        answered,
+    };
+    let namespace = Namespace::new();
+    let mut wanted = request("wg0", &["10.9.0.2/24", "fd09::2/64"], &["0.0.0.0/0", "::/0"]);
+    wanted.network.host_resolvers = resolvers(true);
+    let made = attach(&namespace, &wanted).expect("attached");
+    let way = |address: &str, transport: &str, port: &str| {
+        namespace.run(&["ip", "route", "get", address, "ipproto", transport, "dport", port])
+    };
+    let stays = || {
+        for address in ["192.0.2.53", "fd77::53"] {
+            for transport in ["udp", "tcp"] {
+                let way = way(address, transport, "53");
+                assert!(way.starts_with("local ") && way.contains(" dev lo "), "{way}");
+            }
+            let other = way(address, "tcp", "443");
+            assert!(other.contains(" dev wg0 "), "{other}");
+        }
+    };
+    stays();
+    let mut requests = Netlink::adopt(made.rtnetlink.requests).expect("rtnetlink");
+    let plan = plan(&["10.9.1.2/32", "fd09::3/64"], &["0.0.0.0/0", "::/0", "192.0.2.0/24", "fd77::/64"]);
+    sync(&mut requests, made.ifindex, &plan).expect("our user owns the namespace");
+    stays();
+
+    let namespace = Namespace::new();
+    wanted.network.host_resolvers = resolvers(false);
+    let _made = attach(&namespace, &wanted).expect("attached");
+    for (family, address) in [("-4", "192.0.2.53"), ("-6", "fd77::53")] {
+        let rules = namespace.run(&["ip", family, "rule"]);
+        let refused = |line: &str| line.contains(&format!("to {address} dport 53 unreachable"));
+        assert!(rules.lines().any(refused), "{rules}");
+    }
+}
+
 pub(super) fn attach(namespace: &Namespace, request: &ChildRequest) -> Result<ChildHandover, ChildError> {
     let target = Target::Pid(namespace.pid()).open().expect("the holder lives");
     let handover = spawn(&helper(), &target, request);

@@ -47,7 +47,7 @@ use super::child_channel::{self, ChannelError, DEADLINE};
 use super::failure::{Failure, FailureClass};
 use super::namespace_child::{ChildGuard, Helper};
 use super::socket_factory::{InsideListener, SocketFactory};
-use crate::config::publish::{ForwardPlan, PublishedPort, ReachedAddress, Transport};
+use crate::config::publish::{DNS_PORT, DnsAlias, ForwardPlan, PublishedPort, ReachedAddress, Transport};
 use crate::sys::async_fd::watch;
 use crate::sys::os_error::OsError;
 use crate::sys::sandbox::MissingLayer;
@@ -61,9 +61,6 @@ const MAX_QUEUED: usize = 64;
 
 /// How long a running forwarder may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The port of name servers.
-const DNS_PORT: u16 = 53;
 
 /// Why ports are not forwarded.
 #[derive(Debug, thiserror::Error)]
@@ -99,13 +96,15 @@ pub fn inside_listeners(plan: &ForwardPlan) -> Vec<InsideListener> {
         transport: *transport,
         address: *address,
         optional: false,
+        elsewhere: false,
     });
-    let names = plan.dns_alias.iter().flat_map(|alias| &alias.listen).flat_map(|address| {
+    let names = plan.dns_alias.iter().flat_map(DnsAlias::answers).flat_map(|(address, elsewhere)| {
         [Transport::Udp, Transport::Tcp].map(|transport| InsideListener {
             transport,
-            address: SocketAddr::new(*address, DNS_PORT),
+            address: SocketAddr::new(address, DNS_PORT),
             // Engines name an IPv6 address whether there is IPv6 inside or not.
-            optional: address.is_ipv6(),
+            optional: elsewhere || address.is_ipv6(),
+            elsewhere,
         })
     });
     reached.chain(names).collect()

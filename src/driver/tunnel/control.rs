@@ -382,8 +382,10 @@ impl Control {
 
     fn apply_network(&mut self, plan: NetworkPlan) -> Result<(), String> {
         // Those are the mode's choice, of which no configuration knows.
-        let NetworkPlan { catch_all, shared, ref local, ref refused, .. } = self.parts.plan;
-        let plan = NetworkPlan { catch_all, shared, local: local.clone(), refused: refused.clone(), ..plan };
+        let NetworkPlan { catch_all, shared, ref local, ref refused, ref host_resolvers, .. } =
+            self.parts.plan;
+        let (local, refused, host_resolvers) = (local.clone(), refused.clone(), host_resolvers.clone());
+        let plan = NetworkPlan { catch_all, shared, local, refused, host_resolvers, ..plan };
         let index = self.parts.state.index;
         let Some(watch) = &mut self.parts.watch else {
             return Err("the interface is configured by its caller".into());

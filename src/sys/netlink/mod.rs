@@ -14,6 +14,7 @@
 
 mod event;
 mod news;
+mod port_rule;
 mod socket;
 
 use std::net::IpAddr;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use event::Event;
 pub use news::{News, Topics};
+pub use port_rule::Kept;
 use socket::{Connection, Deadline, DumpError};
 
 use super::os_error::OsError;
