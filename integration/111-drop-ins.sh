@@ -22,7 +22,7 @@ inside() {
   before=$(helpers)
   files >"$W/files.before"
 
-  step "one file and two links, and they say what else is needed"
+  step "one file and two copies, and it says what else is needed"
   capture "$WG4NETNS" drop-ins install; said
   assert_status 0
   assert_has "for rootlesskit" "--slirp4netns-binary=$HOME/.local/share/wg4netns/libexec/slirp4netns" "$OUT"
@@ -76,11 +76,26 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
   assert_has "the page on the bridge" "you are 10.6.0.1" "$OUT"
   no_page "${PLAIN##* }" podman run --rm --network inner busybox
   bridged
-  # This build of podman 4 looks for slirp4netns on PATH alone, as `install` says.
+  # By itself this build of podman 4 looks for slirp4netns on PATH alone, as `install` says.
+  if [ "$ENGINE" = host ]; then
+    assert_has "what install says" "else on the host's network" "$(cat "$W/install.out")"
+    WG4NETNS_CONFIG=work build "FROM busybox" "RUN $PLAIN | grep -q 'you are 10.9.0.1'"
+  fi
   [ "$ENGINE" = trixie ] || export PATH=$HOME/.local/share/wg4netns/libexec:$PATH
   build "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'"
   capture env WG4NETNS_CONFIG= podman run --rm busybox sh -c "$LINK"
   assert_eq "none, if the caller says so" 1 "$OUT"
+  wait_for "no process of ours to be left" 3 no_processes
+
+  step "with the program gone from where it was, containers are in the tunnel all the same, and upgrades are made by install"
+  cp "$WG4NETNS" "$W/moving"
+  "$W/moving" drop-ins install --config work >"$W/install.out"
+  mv "$W/moving" "$W/moved"
+  capture podman run --rm busybox sh -c "/bin/busybox timeout 5 $PAGE || $PLAIN"; said
+  assert_eq "the page" "you are 10.6.0.1" "$OUT"
+  wait_for "no process of ours to be left" 3 no_processes
+  "$W/moved" drop-ins install --config work >"$W/install.out"
+  assert_eq "the page" "you are 10.6.0.1" "$(podman run --rm busybox sh -c "$PAGE")"
   wait_for "no process of ours to be left" 3 no_processes
 
   step "removed, all is as before, and choosing fails"

@@ -117,9 +117,9 @@ pub(super) struct DropInsArgs {
 /// What can be done with the drop-ins.
 #[derive(Debug, Subcommand)]
 pub(super) enum DropInsCommand {
-    /// Write one file into containers.conf.d, and say what rootlesskit and Docker need
+    /// Write one file into containers.conf.d and a copy of this program, and say what rootlesskit and Docker need
     Install(DropInsInstallArgs),
-    /// Remove that file and what it names
+    /// Remove both
     Remove,
 }
 

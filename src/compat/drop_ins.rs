@@ -1,11 +1,12 @@
 //! `drop-ins install|remove`: engines are told to call us in place of pasta and slirp4netns. (wiring)
 //!
 //! # Theory of operation
-//! Engines find their helpers by name in a list of directories, the first one wins. So the faces are links to this
-//! program in a directory of their own, and one file in `containers.conf.d` puts that directory before the others. A later
-//! list replaces an earlier one, so ours repeats what is in force without it: no other helper is hidden. podman before
-//! 4.6 takes slirp4netns from a setting of its own instead; its builds look on PATH alone, which no file can change, so
-//! that is said.
+//! Engines find their helpers by name in a list of directories, the first one wins. So the faces are copies of this
+//! program in a directory of their own, and one file in `containers.conf.d` puts that directory before the others. Copies,
+//! not links: an engine passes over a link that leads nowhere, and a container whose tunnel is a default of the engine
+//! would have the host's network as soon as this program were moved or built anew. A later list replaces an earlier one,
+//! so ours repeats what is in force without it: no other helper is hidden. podman before 4.6 takes slirp4netns from a
+//! setting of its own instead; its builds look on PATH alone, which no file can change, so that is said.
 //!
 //! A configuration for containers that choose none is a variable in the engine's environment, set by the same file: it
 //! goes with the file.
@@ -13,7 +14,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -150,7 +151,7 @@ impl Places {
     }
 }
 
-/// Writes the file and the links; what to say about it.
+/// Writes the file and the faces; what to say about it.
 ///
 /// # Errors
 /// See [`DropInsError`].
@@ -161,11 +162,7 @@ pub fn install(places: &Places, program: &Path, config: Option<&str>) -> Result<
     let in_force = Settings::in_force(places)?;
     let text = file_text(places, &in_force, config.as_deref())?;
     make_directory(&places.libexec)?;
-    for name in FACES {
-        let face = places.face(name);
-        remove_if_there(&face)?;
-        symlink(program, &face).map_err(|source| DropInsError::Write { path: face, source })?;
-    }
+    copy_faces(places, program)?;
     make_directory(file.parent().unwrap_or(&file))?;
     write_whole(&file, &text)?;
     Ok(advice(places, &file, config.as_deref()))
@@ -267,9 +264,10 @@ fn advice(places: &Places, file: &Path, config: Option<&str>) -> String {
         None => "no container uses a tunnel unless it chooses one\n".to_owned(),
     };
     format!(
-        "wrote {file}: {chosen}\
+        "wrote {file} and {libexec}, a copy of this program to be made anew after an upgrade: {chosen}\
          podman     podman run --network pasta:--wg-config,NAME …   (before 5: WG4NETNS_CONFIG=NAME podman run …)\n\
-         builds     podman build before 5, and buildah then: with PATH={libexec}:$PATH\n\
+         builds     podman build before 5, and buildah then, only with {CONFIG_VARIABLE}=NAME and \
+         PATH={libexec}:$PATH: else on the host's network\n\
          rootlesskit{variable} rootlesskit --net=slirp4netns --slirp4netns-binary={libexec}/slirp4netns …\n\
          Docker    {variable} DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns \
          DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--slirp4netns-binary={libexec}/slirp4netns\n\
@@ -352,12 +350,34 @@ fn make_directory(path: &Path) -> Result<(), DropInsError> {
 
 /// A reader sees the old content or the new one.
 fn write_whole(path: &Path, text: &str) -> Result<(), DropInsError> {
+    put_whole(path, |temporary| std::fs::write(temporary, text))
+}
+
+fn put_whole(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), DropInsError> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+    let written = write(&temporary).and_then(|()| std::fs::rename(&temporary, path));
     written.map_err(|source| {
         std::fs::remove_file(&temporary).ok();
         DropInsError::Write { path: path.into(), source }
     })
+}
+
+/// One file of two names, where the file system can. Tunnels that run keep the program that they have.
+fn copy_faces(places: &Places, program: &Path) -> Result<(), DropInsError> {
+    let mut made: Option<PathBuf> = None;
+    for face in FACES.map(|name| places.face(name)) {
+        put_whole(&face, |temporary| {
+            // Left behind by one that was killed.
+            std::fs::remove_file(temporary).ok();
+            if made.as_ref().is_some_and(|first| std::fs::hard_link(first, temporary).is_ok()) {
+                return Ok(());
+            }
+            std::fs::copy(program, temporary)?;
+            std::fs::set_permissions(temporary, PermissionsExt::from_mode(0o755))
+        })?;
+        made = Some(face);
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<bool, DropInsError> {
@@ -381,6 +401,12 @@ mod tests {
         (root, Places { settings: vec![etc, user], libexec })
     }
 
+    fn program(root: &Path) -> PathBuf {
+        let program = root.join("wg4netns");
+        fs::write(&program, "older").unwrap();
+        program
+    }
+
     fn directories(places: &Places) -> Vec<String> {
         let file: SettingsFile = toml::from_str(&fs::read_to_string(places.file()).unwrap()).unwrap();
         let list = file.engine.helper_binaries_dir.unwrap();
@@ -390,10 +416,12 @@ mod tests {
     #[test]
     fn one_file_is_written_and_removed_and_the_faces_with_it() {
         let (root, places) = scratch();
-        let said = install(&places, Path::new("/opt/wg4netns"), None).unwrap();
+        let program = program(root.path());
+        let said = install(&places, &program, None).unwrap();
         assert!(said.contains("no container uses a tunnel unless it chooses one"), "{said}");
         for name in FACES {
-            assert_eq!(fs::read_link(places.face(name)).unwrap(), PathBuf::from("/opt/wg4netns"));
+            let face = fs::symlink_metadata(places.face(name)).unwrap();
+            assert!(face.is_file() && face.permissions().mode() & 0o777 == 0o755, "{face:?}");
         }
         let libexec = places.libexec.to_str().unwrap().to_owned();
         assert_eq!(directories(&places)[0], libexec);
@@ -401,8 +429,14 @@ mod tests {
         assert!(fs::read_to_string(places.file()).unwrap().contains(&format!("\"{libexec}/slirp4netns\"")));
         // Once more changes nothing.
         let before = fs::read(places.file()).unwrap();
-        install(&places, Path::new("/opt/wg4netns"), None).unwrap();
+        fs::write(&program, "newer").unwrap();
+        install(&places, &program, None).unwrap();
         assert_eq!(fs::read(places.file()).unwrap(), before);
+        // But for the program; and without that the faces stay.
+        fs::remove_file(&program).unwrap();
+        let faces = FACES.map(|name| fs::read_to_string(places.face(name)).unwrap());
+        assert_eq!(faces, ["newer", "newer"]);
+        assert_eq!(fs::read_dir(&places.libexec).unwrap().count(), 2);
         let said = remove(&places).unwrap();
         assert_eq!(said.lines().count(), 3, "{said}");
         assert!(!places.file().exists() && !places.libexec.exists());
@@ -412,7 +446,7 @@ mod tests {
 
     #[test]
     fn no_other_helper_is_hidden() {
-        let (_root, places) = scratch();
+        let (root, places) = scratch();
         fs::write(places.settings[0].join("containers.conf"), "[engine]\nhelper_binaries_dir = [\"/a\"]\n")
             .unwrap();
         fs::write(
@@ -421,7 +455,7 @@ mod tests {
         )
         .unwrap();
         fs::write(places.settings[0].join("containers.conf.d/notes.txt"), "not TOML").unwrap();
-        install(&places, Path::new("/opt/wg4netns"), None).unwrap();
+        install(&places, &program(root.path()), None).unwrap();
         assert_eq!(directories(&places)[1..], ["/a", "/b"]);
         let settings = Settings::in_force(&places).unwrap();
         let text = file_text(&places, &settings, Some("work")).unwrap();
