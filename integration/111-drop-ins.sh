@@ -85,7 +85,7 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
   build "FROM busybox" "RUN $PAGE | grep -q 'you are 10.6.0.1'"
   capture env WG4NETNS_CONFIG= podman run --rm busybox sh -c "$LINK"
   assert_eq "none, if the caller says so" 1 "$OUT"
-  wait_for "no process of ours to be left" 3 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "with the program gone from where it was, containers are in the tunnel all the same, and upgrades are made by install"
   cp "$WG4NETNS" "$W/moving"
@@ -93,10 +93,10 @@ $HOME/.local/share/wg4netns/libexec/slirp4netns" "$(comm -13 "$W/files.before" "
   mv "$W/moving" "$W/moved"
   capture podman run --rm busybox sh -c "/bin/busybox timeout 5 $PAGE || $PLAIN"; said
   assert_eq "the page" "you are 10.6.0.1" "$OUT"
-  wait_for "no process of ours to be left" 3 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   "$W/moved" drop-ins install --config work >"$W/install.out"
   assert_eq "the page" "you are 10.6.0.1" "$(podman run --rm busybox sh -c "$PAGE")"
-  wait_for "no process of ours to be left" 3 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 
   step "removed, all is as before, and choosing fails"
   PATH=${PATH#"$HOME"/*libexec:}
@@ -141,7 +141,7 @@ bridged() {
     done
   fi
   podman rm --force --time 0 bridged >/dev/null
-  wait_for "no process of ours to be left" 3 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
 }
 
 # The face is called as engines call it, with what arguments can be; a program that writes down its own is next on PATH.

@@ -58,7 +58,7 @@ inside() {
   podman rm --force --time 0 a >/dev/null
   assert_eq "what the far end saw of b" "you are 10.6.0.1" "$(page b)"
   podman unshare umount "$ns"
-  wait_for "no process of ours to be left" 3 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   wait_for "the end of reattach-when-dead" 5 gone "$kept"
   wait "$kept" || fail "reattach-when-dead ended with $?"
   ! page b 2>/dev/null || fail "a page without a tunnel"

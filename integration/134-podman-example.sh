@@ -41,9 +41,9 @@ inside() {
 
   step "down.sh: nothing is left, and the unit's process ends well"
   "$example/down.sh"
-  wait_for "the unit's end" 3 gone "$pid"
+  wait_for "the unit's end" 5 gone "$pid"
   wait "$pid" || fail "the unit's process ended with $?"
-  wait_for "no process of ours to be left" 3 no_processes
+  wait_for "no process of ours to be left" 5 no_processes
   assert_eq "files of the example" "" "$(find "$XDG_RUNTIME_DIR/wg4netns" ~/.config/wg4netns -name 'example*')"
 
   step "down.sh once more: the peer's number is another process's by now"

@@ -62,9 +62,9 @@ wait_for "no process of ours to be left" 5 no_processes
 step "it ends with its interface, and with its target"
 attach
 in_target ip link del wg0
-wait_for "the end with the interface" 3 gone "$OURS"
+wait_for "the end with the interface" 5 gone "$OURS"
 attach
-kill -9 "$TARGET"; wait_for "the end with the target" 3 gone "$OURS"
+kill -9 "$TARGET"; wait_for "the end with the target" 5 gone "$OURS"
 assert_nothing_left
 
 step "run"
