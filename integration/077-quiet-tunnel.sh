@@ -42,8 +42,9 @@ step "loaded"
 start iperf on peer iperf3 -s -B 10.6.0.2
 wait_for "iperf3" 5 on peer sh -c 'ss -Hltn | grep -q :5201'
 before=$(switches tx)
-in_target iperf3 -t 1 -c 10.6.0.2 >"$W/iperf.out"
-in_target iperf3 -t 1 -R -c 10.6.0.2 >>"$W/iperf.out"
+# The server is busy for a moment after each test.
+wait_for "much to be sent" 20 in_target timeout 10 iperf3 -t 1 -c 10.6.0.2
+wait_for "much to be received" 20 in_target timeout 10 iperf3 -t 1 -R -c 10.6.0.2
 [ "$(($(switches tx) - before))" -ge 10 ] || fail "the tx thread slept through the load"
 
 step "quiet again"
