@@ -85,20 +85,21 @@ fn flood(
     let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
     let address = SockaddrIn::from(to);
     let begin = Instant::now();
-    let (mut sent, mut source) = (0_u64, 0_u32);
+    let (mut tried, mut sent, mut source) = (0_u64, 0_u64, 0_u32);
     while begin.elapsed() < length {
         let due = u64::try_from(begin.elapsed().as_micros())? * rate / 1_000_000;
-        while sent < due {
-            let payload = &payloads[usize::try_from(sent)? % payloads.len()];
+        while tried < due {
+            let payload = &payloads[usize::try_from(tried)? % payloads.len()];
             let from = Ipv4Addr::from_bits(Ipv4Addr::new(10, 64, 0, 0).to_bits() | source);
             // A stride that, of a power of two of addresses, meets each once before it meets one again.
             source = (source + 0x9e37) % sources;
             let packet = packet(from, to, payload)?;
             // A full queue loses what it cannot take, as a network does.
-            if sendto(raw.as_raw_fd(), &packet, &address, MsgFlags::empty()).is_err() {
-                std::thread::yield_now();
+            match sendto(raw.as_raw_fd(), &packet, &address, MsgFlags::empty()) {
+                Ok(_) => sent += 1,
+                Err(_) => std::thread::yield_now(),
             }
-            sent += 1;
+            tried += 1;
         }
         std::thread::sleep(Duration::from_micros(500));
     }
