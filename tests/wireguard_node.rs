@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use wg4netns::config::device::{AllowedIpChange, DeviceStatus, DeviceUpdate, PeerStatus, PeerUpdate};
-use wg4netns::crypto::Entropy;
+use wg4netns::crypto::{self, Entropy};
 use wg4netns::key::{PrivateKey, PublicKey};
 use wg4netns::packet::batch::{DatagramBatch, LocalAddress, PacketBatch, Path, VNET_HEADER_LEN};
 use wg4netns::time::{BootTime, Now, WallTime};
@@ -172,6 +172,12 @@ impl Node {
         }
     }
 
+    /// A datagram that arrived at our address `local`.
+    pub(crate) fn receive_at(&mut self, datagram: &Datagram, local: LocalAddress, now: Now) {
+        let path = Path { remote: datagram.from, local: Some(local) };
+        self.receive_run(&datagram.bytes, datagram.bytes.len(), path, datagram.traffic_class, now);
+    }
+
     /// A run of datagrams, as generic receive offload makes them.
     pub(crate) fn receive_run(&mut self, bytes: &[u8], segment_len: usize, path: Path, class: u8, now: Now) {
         let mut batch = DatagramBatch::with_capacity(bytes.len(), 1);
@@ -245,6 +251,14 @@ impl Node {
         let drops = self.device.data_plane().drops();
         drops.into_iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| count)
     }
+}
+
+/// Writes a valid MAC1 for `responder` into a message: all it takes is a public key.
+pub(crate) fn write_mac1(message: &mut [u8], responder: PublicKey) {
+    let key = crypto::hash(&[b"mac1----", responder.as_bytes()]);
+    let end = message.len() - 32;
+    let mac1 = crypto::mac(&key, &[&message[..end]]);
+    message[end..end + 16].copy_from_slice(&mac1);
 }
 
 /// So many seconds after a start that is long after boot.

@@ -9,16 +9,8 @@ use wg4netns::key::{PresharedKey, PrivateKey, PublicKey};
 use wg4netns::packet::batch::{LocalAddress, Path};
 use wg4netns::wireguard::{DeviceEvent, DropReason, MAX_QUEUED_HANDSHAKES};
 
-use crate::wireguard_node::{Datagram, Node, Random, after, at, packet, packet_of};
+use crate::wireguard_node::{Datagram, Node, Random, after, at, packet, packet_of, write_mac1};
 use crate::wireguard_pair::{Pair, back, framed, kinds, secs, there};
-
-/// Writes a valid MAC1 for `responder` into a message: all it takes is a public key.
-fn write_mac1(message: &mut [u8], responder: PublicKey) {
-    let key = crypto::hash(&[b"mac1----", responder.as_bytes()]);
-    let end = message.len() - 32;
-    let mac1 = crypto::mac(&key, &[&message[..end]]);
-    message[end..end + 16].copy_from_slice(&mac1);
-}
 
 fn from(address: &str, to: &Node, bytes: &[u8]) -> Datagram {
     Datagram {
