@@ -68,14 +68,15 @@ begin_initiator() {
 
 first_handshake() { begin_initiator; end "$INITIATOR" wgp0; }
 
-# second_handshake: the same, of an initiator that was told to come again with a cookie, and did.
+# second_handshake: the same, of an initiator that was told to come again with a cookie, and did. Fails if none is told so:
+# a responder that keeps up with the flood is under no load.
 second_handshake() {
   local attempt begin
   for attempt in {1..20}; do
     begin_initiator
     [ "$TOOK" -lt 1000 ] || break
-    [ "$attempt" != 20 ] || fail "no initiator was sent a cookie"
     end "$INITIATOR" wgp0
+    [ "$attempt" != 20 ] || return 1
   done
   introduce
   begin=$(now_ms)
@@ -89,7 +90,10 @@ second_handshake() {
 row() {
   local engine=$1 what=$2 limit=$3 try
   : >"$W/times"
-  for ((try = 0; try < tries; try++)); do "${4-first_handshake}"; echo "$TOOK" >>"$W/times"; done
+  for ((try = 0; try < tries; try++)); do
+    "${4-first_handshake}" || { printf '%-14s %-36s no cookie is demanded: it keeps up\n' "$engine" "$what"; return; }
+    echo "$TOOK" >>"$W/times"
+  done
   sort -n -o "$W/times" "$W/times"
   awk -v engine="$engine" -v what="$what" -v limit="$limit" '{ v[NR] = $1; all = all sprintf(" %.3f", $1 / 1000) }
     END { printf "%-14s %-36s %10.3f %10.3f %10.3f  (%s)\n", engine, what, v[int((NR + 1) / 2)] / 1000, v[NR] / 1000, limit / 1000, substr(all, 2) }' "$W/times"
