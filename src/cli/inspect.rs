@@ -147,6 +147,9 @@ fn peer_lines(peer: &PeerReport) -> Vec<(&'static str, String)> {
     if let Some(reason) = &peer.reason {
         lines.push(("no session", reason.clone()));
     }
+    if let Some(hint) = &peer.hint {
+        lines.push(("hint", hint.clone()));
+    }
     lines
 }
 
@@ -205,6 +208,7 @@ mod tests {
                 endpoint_name: Some("vpn.example:51820".into()),
                 tx_bytes: 444,
                 reason: Some("3 initiations sent, nothing came back".into()),
+                hint: Some("check `Endpoint`".into()),
                 ..PeerReport::default()
             }],
             refused: vec![RefusedDestination {
@@ -223,7 +227,8 @@ mod tests {
                peer: xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\n    \
                  endpoint: 192.0.2.1:51820 (vpn.example:51820)\n    \
                  transfer: 0 B received, 444 B sent\n    \
-                 no session: 3 initiations sent, nothing came back\n  \
+                 no session: 3 initiations sent, nothing came back\n    \
+                 hint: check `Endpoint`\n  \
                refused: 12 packets to 8.8.8.8:53 (udp)\n"
         );
     }
