@@ -24,6 +24,17 @@ sent=$(sed -n 's/^  sent: \([0-9]*\) bytes$/\1/p' <<<"$ERR"); received=$(sed -n 
 if [ "${sent:-0}" -lt 276 ] || [ "${received:-0}" -lt 220 ]; then fail "bytes: $sent sent, $received received"; fi
 assert_eq "stdout is CMD's" "" "$OUT"
 
+step "what was sent last is counted, too, however busy the machine is"
+# Our process is stopped from before the first datagram until after the end: it finds both at once.
+last='ping -c 1 -W 5 10.6.0.2 >/dev/null || exit 3
+  kill -STOP $PPID; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo x 2>/dev/null >/dev/udp/8.8.8.8/53 || true; done
+  parent=$PPID; { sleep 0.2; kill -CONT $parent; } >/dev/null 2>&1 & exit 4'
+for _ in 1 2 3 4 5; do
+  capture "$WG4NETNS" run --config "$W/wg0.conf" --report -- bash -c "$last"
+  assert_status 4
+  assert_has "the refusals" "12 packets to 8.8.8.8:53" "$ERR"
+done
+
 step "what is refused is told to whoever sent it"
 capture "$WG4NETNS" run --config "$W/wg0.conf" -- timeout 5 bash -c 'exec 3<>/dev/tcp/8.8.8.8/80'
 assert_status 1

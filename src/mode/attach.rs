@@ -156,7 +156,7 @@ pub(super) async fn serve(
     wait: Option<Duration>,
 ) -> Result<(), StartError> {
     let Assembly { instance, listener, socket, parts, forwarder, port_socket, missing_layers: _ } = assembly;
-    let Tunnel { mut control, handle, established } = Tunnel::start(parts)?;
+    let Tunnel { mut control, handle, established, backlog } = Tunnel::start(parts)?;
     let mut tasks = JoinSet::new();
     let (handle, forwarder) = forward::hand_out(forwarder, handle, &mut tasks)?;
     if let (Some(socket), Some(forwards)) = (port_socket, handle.forwards().cloned()) {
@@ -177,12 +177,14 @@ pub(super) async fn serve(
         info!(name = %instance.name(), "ready");
         std::future::pending::<Result<(), StartError>>().await
     };
+    let ended = async {
+        let reason = lifetime.ended().await;
+        info!(%reason, "ending");
+        backlog.carried().await;
+    };
     let result = tokio::select! {
         end = control.run() => start::end_of(end),
-        reason = lifetime.ended() => {
-            info!(%reason, "ending");
-            Ok(())
-        }
+        () = ended => Ok(()),
         failure = announce => failure,
     };
     readiness.stopping();

@@ -111,7 +111,7 @@ async fn serve(
 ) -> Result<u8, StartError> {
     // The name and the socket's file are ours until the end.
     let Assembly { instance, listener, socket: _socket, parts, forwarder, .. } = assembly;
-    let Tunnel { mut control, handle, established } = Tunnel::start(parts)?;
+    let Tunnel { mut control, handle, established, backlog } = Tunnel::start(parts)?;
     let mut tasks = JoinSet::new();
     let (handle, _forwarder) = forward::hand_out(forwarder, handle, &mut tasks)?;
     let served = handle.clone();
@@ -134,6 +134,7 @@ async fn serve(
         running.set(true);
         child.go().await?;
         let code = child.supervise().await?;
+        backlog.carried().await;
         if let Some(sink) = report_to {
             let outcome = Outcome { code, handshake: *established.borrow() };
             sink.write(&handle.report().await.unwrap_or_default(), outcome);

@@ -87,8 +87,8 @@ impl DataThreads {
     }
 }
 
-/// Starts both threads, each to filter its system calls if told so, and returns when they have; the receiver yields
-/// what only the control task may handle.
+/// Starts both threads, each to filter its system calls if told so, and returns when they have; with them the way out
+/// that they share, and a receiver that yields what only the control task may handle.
 pub(super) fn spawn(
     data_plane: &Arc<DataPlane>,
     link: &Arc<Link>,
@@ -96,7 +96,7 @@ pub(super) fn spawn(
     udp: &Arc<ArcSwap<UdpPort>>,
     ends: &mpsc::UnboundedSender<ThreadEnd>,
     filtered: bool,
-) -> io::Result<(DataThreads, mpsc::Receiver<HandshakeDatagram>)> {
+) -> io::Result<(DataThreads, Arc<Mutex<Transmit>>, mpsc::Receiver<HandshakeDatagram>)> {
     let (handshakes, receiver) = mpsc::channel(MAX_QUEUED_HANDSHAKES);
     let stopping = Arc::new(AtomicBool::new(false));
     // Whoever is told that the tunnel is ready finds every thread confined.
@@ -114,7 +114,7 @@ pub(super) fn spawn(
         })?
     };
     let rx = {
-        let mut receive = Receive::new(data_plane, link, udp, handshakes, transmit, turns);
+        let mut receive = Receive::new(data_plane, link, udp, handshakes, Arc::clone(&transmit), turns);
         let (ends, stopping, confined) = (ends.clone(), Arc::clone(&stopping), Arc::clone(&confined));
         std::thread::Builder::new().name("rx".into()).spawn(move || {
             report_end(&ends, || {
@@ -124,7 +124,7 @@ pub(super) fn spawn(
         })?
     };
     confined.wait();
-    Ok((DataThreads { stopping, link_shutdown, threads: vec![tx, rx] }, receiver))
+    Ok((DataThreads { stopping, link_shutdown, threads: vec![tx, rx] }, transmit, receiver))
 }
 
 /// Leaves this thread the system calls of its role, and tells whoever waits at `confined`, however that went.

@@ -26,7 +26,7 @@ fn joined_packets_that_the_tun_refuses_arrive_one_by_one_and_later_ones_are_not_
     let udp = Arc::new(ArcSwap::from_pointee(ours.port));
     let (ends, _) = mpsc::unbounded_channel();
     let shutdown = Arc::clone(&tun.shutdown);
-    let (threads, _handshakes) =
+    let (threads, _transmit, _handshakes) =
         spawn(ours.device.data_plane(), &tun.link, shutdown, &udp, &ends, false).unwrap();
     for number in 1..=5 {
         let sent = round(Way::In, number);

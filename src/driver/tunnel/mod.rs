@@ -13,6 +13,7 @@
 
 #[cfg(test)]
 mod allocation_tests;
+mod backlog;
 mod control;
 mod data_threads;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod report;
 mod transmit;
 mod turns;
 
+pub use backlog::Backlog;
 pub use control::{Control, Established, TunnelEnd};
 pub use first_handshake::{NoHandshake, wait_for_handshake};
 pub use reason::{Reason, ReasonInput};
@@ -94,7 +96,7 @@ pub enum TunnelError {
     Sandbox(#[from] SeccompError),
 }
 
-/// A started tunnel: the control task's loop, its handle, and the news of the first handshake.
+/// A started tunnel: the control task's loop, its handle, the news of the first handshake, and what waits in the link.
 pub struct Tunnel {
     /// The control task; its `run` is the tunnel's life.
     pub control: Control,
@@ -102,6 +104,8 @@ pub struct Tunnel {
     pub handle: TunnelHandle,
     /// `Some` once a peer has answered.
     pub established: watch::Receiver<Option<Established>>,
+    /// Whoever ends the tunnel because its target has ended waits for this first.
+    pub backlog: Backlog,
 }
 
 impl Tunnel {
@@ -120,13 +124,15 @@ impl Tunnel {
         let udp = Arc::new(ArcSwap::from_pointee(parts.udp.with_return_paths(return_paths)));
         let data_plane = Arc::clone(parts.device.data_plane());
         data_plane.set_mtu(parts.state.mtu);
-        let (threads, handshakes) =
+        let (threads, transmit, handshakes) =
             data_threads::spawn(&data_plane, &link, parts.link_shutdown, &udp, &thread_ends, filtered)?;
         let watch =
             parts.rtnetlink.map(|sockets| LinkWatch::new(sockets, parts.state.clone())).transpose()?;
+        let kind = link.kind();
+        let backlog = Backlog::new(link, transmit);
         let control = Control::new(control::ControlParts {
             name: parts.name,
-            link: link.kind(),
+            link: kind,
             state: parts.state,
             device: parts.device,
             watch,
@@ -146,7 +152,7 @@ impl Tunnel {
         if filtered {
             seccomp::restrict(Role::Control)?;
         }
-        Ok(Self { control, handle, established })
+        Ok(Self { control, handle, established, backlog })
     }
 }
 
