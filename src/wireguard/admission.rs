@@ -9,7 +9,9 @@
 //!    a few addresses ends here: it costs us a MAC and a cookie each, the queue stays short, and nobody else notices.
 //! 3. *Under load*: 1/8 waits, and for a second after. Everybody must show a cookie, as the kernel module demands;
 //!    except for a trickle of messages from sources within their budget, few enough to cost little, so that a
-//!    peer whose first message falls into such a second need not wait five for its next.
+//!    peer whose first message falls into such a second need not wait five for its next. Turned away, a flood leaves
+//!    the queue short; the load lasts until the flood itself is over, or each second of it would begin with as many
+//!    Diffie-Hellmans as it takes to fill the queue again.
 //!
 //! Who shows a cookie owns its address, and has a budget that nobody else can spend: there are two limiters.
 
@@ -36,6 +38,9 @@ const SOURCE: Budget = Budget { per_second: 20, burst: 5 };
 /// 16 sources may have saved up, and room beside them.
 const TRICKLE: Budget = Budget { per_second: 250, burst: 100 };
 
+/// More a second, from sources within their budget, are load that goes on: each second would fill the queue.
+const CROWD: Budget = Budget { per_second: UNDER_LOAD as u64, burst: UNDER_LOAD as u64 };
+
 /// Sources remembered; at 48 bytes each, under a megabyte.
 const MAX_SOURCES: usize = 16_384;
 
@@ -59,6 +64,8 @@ pub(super) struct Admission {
     /// By the address a message was shown to come from.
     proven: RateLimiter,
     trickle: Bucket,
+    /// What comes under load from sources within their budget.
+    crowd: Bucket,
 }
 
 impl Admission {
@@ -69,7 +76,13 @@ impl Admission {
             claimed: RateLimiter::default(),
             proven: RateLimiter::default(),
             trickle: Bucket::default(),
+            crowd: Bucket::default(),
         }
+    }
+
+    /// Whether there are, or were just now, so many that some are turned away.
+    pub(super) fn is_crowded(&self, now: BootTime) -> bool {
+        now < self.crowded_until
     }
 
     /// For a message with a valid MAC1 from `source`, with `queued` messages waiting behind it; `has_cookie` tells
@@ -86,9 +99,13 @@ impl Admission {
                 *until = now + LOAD_LINGERS;
             }
         }
-        let (crowded, loaded) = (now < self.crowded_until, now < self.loaded_until);
         // A table full of forged sources knows nothing about this one.
         let within_budget = self.claimed.spend(source, now).unwrap_or(true);
+        let loaded = now < self.loaded_until;
+        if loaded && within_budget && !self.crowd.spend(CROWD, now) {
+            (self.crowded_until, self.loaded_until) = (now + LOAD_LINGERS, now + LOAD_LINGERS);
+        }
+        let crowded = self.is_crowded(now);
         if !loaded && (within_budget || !crowded) {
             Verdict::Admit
         } else if has_cookie() {
@@ -246,6 +263,44 @@ mod tests {
         assert_eq!(admission.decide(ip("192.0.2.1"), 0, || false, at(1)), Verdict::Challenge);
         assert_eq!(admission.decide(ip("192.0.2.1"), 0, || true, at(2)), Verdict::Admit);
         assert_eq!(admission.decide(ip("192.0.2.1"), 0, || false, at(1000)), Verdict::Admit);
+    }
+
+    /// Each second of a flood from everywhere began with some 700 Diffie-Hellmans: the queue was short again, because
+    /// everything in it was turned away.
+    #[test]
+    fn a_flood_from_everywhere_is_load_until_it_ends() {
+        let mut admission = Admission::new();
+        let mut flood = (0x0a00_0000_u32..).map(|bits| IpAddr::V4(bits.into()));
+        let mut admitted_in = |admission: &mut Admission, queued, millis: std::ops::Range<u64>| {
+            let messages = millis.flat_map(|milli| std::iter::repeat_n(milli, 20));
+            let verdicts = messages
+                .zip(&mut flood)
+                .map(|(milli, source)| admission.decide(source, queued, || false, at(milli)));
+            verdicts.filter(|verdict| *verdict == Verdict::Admit).count()
+        };
+        admitted_in(&mut admission, UNDER_LOAD, 0..1);
+        let trickle = admitted_in(&mut admission, 0, 1..10_000);
+        assert!((2400..=2600).contains(&trickle), "{trickle} in ten seconds");
+        assert_eq!(admission.decide(ip("192.0.2.1"), 0, || false, at(10_500)), Verdict::Admit, "the trickle");
+        assert!(admission.is_crowded(at(10_900)));
+        assert!(!admission.is_crowded(at(11_000)), "a second after its end");
+    }
+
+    /// Their budgets are more than the trickle: it is their being over it that is to be held against them alone.
+    #[test]
+    fn a_flood_from_sixteen_sources_is_no_load_that_goes_on() {
+        let mut admission = Admission::new();
+        for milli in 0..10_000_u64 {
+            let queued = if milli == 0 { UNDER_LOAD } else { CROWDED };
+            for message in 0..20_u32 {
+                let source = IpAddr::V4((0x0a00_0000 + message % 16).into());
+                admission.decide(source, queued, || false, at(milli));
+            }
+        }
+        for host in 0..200_u32 {
+            let stranger = IpAddr::V4((0xc000_0200 + host).into());
+            assert_eq!(admission.decide(stranger, CROWDED, || false, at(10_000)), Verdict::Admit);
+        }
     }
 
     /// A device that was not run for a moment finds a long queue, although no source may have much. One honest

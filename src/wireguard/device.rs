@@ -171,6 +171,13 @@ impl Device {
         self.peers.iter().flatten().any(|peer| peer.has_session(now.boot))
     }
 
+    /// Whether so many handshake messages come that some are turned away: who waits a little before handing over the
+    /// next ones saves waking for each.
+    #[must_use]
+    pub fn is_crowded(&self, now: Now) -> bool {
+        self.admission.is_crowded(now.boot)
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {

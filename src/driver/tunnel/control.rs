@@ -1,6 +1,7 @@
 //! The control task: the only owner of the device. (task)
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc, watch as watched};
+use tokio::time::Sleep;
 use tracing::{debug, info, warn};
 
 use super::data_threads::{DataThreads, HandshakeDatagram, ThreadEnd};
@@ -33,6 +35,9 @@ use crate::wireguard::{DataPlane, Device, DeviceEvent, TX_SLAB_LEN};
 
 /// Handshake messages taken before everything else is looked at again: a millisecond if each is a real one.
 const HANDSHAKES_AT_ONCE: usize = 8;
+
+/// How long they may gather while some are turned away: being woken for each costs more than turning it away.
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// The news of the first handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +101,8 @@ pub struct Control {
     pub(super) names: EndpointNames,
     resolver: Option<Resolver>,
     out: DatagramBatch,
+    /// Until when handshake messages gather.
+    gathering: Option<Pin<Box<Sleep>>>,
     changes_said: LineLimit,
     other_links_said: LineLimit,
     pub(super) started: Now,
@@ -125,6 +132,7 @@ impl Control {
             names,
             resolver: None,
             out: DatagramBatch::with_capacity(TX_SLAB_LEN, 64),
+            gathering: None,
             changes_said: LineLimit::of(LINK_LINES),
             other_links_said: LineLimit::of(LINK_LINES),
             started,
@@ -179,11 +187,14 @@ impl Control {
                 }
                 // A flood of them must not keep sessions that exist from being looked after; but looking after them
                 // costs as much as refusing one.
-                Some(message) = self.parts.handshakes.recv() => {
+                Some(message) = next_handshake(&mut self.parts.handshakes, &mut self.gathering) => {
                     self.handle_handshake(&message);
                     for _ in 1..HANDSHAKES_AT_ONCE {
                         let Ok(message) = self.parts.handshakes.try_recv() else { break };
                         self.handle_handshake(&message);
+                    }
+                    if self.parts.handshakes.is_empty() && self.parts.device.is_crowded(clock::now()) {
+                        self.gathering = Some(Box::pin(tokio::time::sleep(GATHERING)));
                     }
                 }
             }
@@ -524,6 +535,18 @@ async fn routes_changed(routes: &mut Option<AsyncFd<News>>) -> Result<(), OsErro
 fn in_one_line(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// The next handshake message, once they have gathered.
+async fn next_handshake(
+    handshakes: &mut mpsc::Receiver<HandshakeDatagram>,
+    gathering: &mut Option<Pin<Box<Sleep>>>,
+) -> Option<HandshakeDatagram> {
+    if let Some(gathered) = gathering {
+        gathered.as_mut().await;
+        *gathering = None;
+    }
+    handshakes.recv().await
 }
 
 async fn next_answer(resolver: Option<&Resolver>) -> Result<Answer, BrokerError> {
