@@ -12,8 +12,8 @@ use std::ops::Range;
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac, Digest};
-use chacha20poly1305::aead::AeadInPlace;
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use chacha20::cipher::consts::U10;
+use chacha20::hchacha;
 use hmac::SimpleHmac;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
@@ -247,7 +247,7 @@ pub fn wipe_stack<const WORDS: usize>() {
     std::hint::black_box(&stack);
 }
 
-/// Seals a cookie.
+/// Seals a cookie with XChaCha20-Poly1305.
 ///
 /// # Panics
 /// Never: 16 bytes are far below the cipher's limit.
@@ -258,12 +258,14 @@ pub fn xseal(
     aad: &[u8],
     cookie: &[u8; MAC_LEN],
 ) -> [u8; MAC_LEN + TAG_LEN] {
+    let (key, nonce) = extended(key, nonce);
     let mut sealed = [0; MAC_LEN + TAG_LEN];
-    sealed[..MAC_LEN].copy_from_slice(cookie);
-    let tag = XChaCha20Poly1305::new(key.into())
-        .encrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut sealed[..MAC_LEN])
+    let (text, tag) = sealed.split_at_mut(MAC_LEN);
+    text.copy_from_slice(cookie);
+    let sealed_tag = key
+        .seal_in_place_separate_tag(nonce, Aad::from(aad), text)
         .expect("16 bytes are far below the cipher's limit");
-    sealed[MAC_LEN..].copy_from_slice(&tag);
+    tag.copy_from_slice(sealed_tag.as_ref());
     sealed
 }
 
@@ -275,12 +277,21 @@ pub fn xopen(
     aad: &[u8],
     sealed: &[u8; MAC_LEN + TAG_LEN],
 ) -> Option<[u8; MAC_LEN]> {
-    let (text, tag) = sealed.split_at(MAC_LEN);
-    let mut cookie: [u8; MAC_LEN] = text.try_into().ok()?;
-    XChaCha20Poly1305::new(key.into())
-        .decrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut cookie, tag.into())
-        .ok()?;
-    Some(cookie)
+    let (key, nonce) = extended(key, nonce);
+    let mut bytes = *sealed;
+    let cookie = key.open_in_place(nonce, Aad::from(aad), &mut bytes).ok()?;
+    cookie.try_into().ok()
+}
+
+/// The key and the nonce that ChaCha20-Poly1305 takes in XChaCha20-Poly1305's place (draft-irtf-cfrg-xchacha-03, §2.3):
+/// HChaCha20 of the key and the first 16 bytes; the other eight behind four zeros.
+fn extended(key: &[u8; HASH_LEN], nonce: &[u8; XNONCE_LEN]) -> (LessSafeKey, Nonce) {
+    let (first, rest) = nonce.split_at(16);
+    let subkey = hchacha::<U10>(key.into(), first.into());
+    let unbound = UnboundKey::new(&CHACHA20_POLY1305, &subkey).expect("a ChaCha20-Poly1305 key has 32 bytes");
+    let mut short = [0; 12];
+    short[4..].copy_from_slice(rest);
+    (LessSafeKey::new(unbound), Nonce::assume_unique_for_key(short))
 }
 
 /// Whether two secrets of equal length are equal, in constant time.
@@ -291,6 +302,9 @@ pub fn equal(left: &[u8], right: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use chacha20poly1305::XChaCha20Poly1305;
+    use chacha20poly1305::aead::{Aead, Payload};
+
     use super::*;
 
     #[test]
@@ -326,6 +340,9 @@ mod tests {
     #[test]
     fn a_cookie_opens_only_under_its_key_nonce_and_message() {
         let sealed = xseal(&[1; 32], &[2; 24], b"mac1", &[3; 16]);
+        let other = XChaCha20Poly1305::new(&[1; 32].into());
+        let payload = Payload { msg: &[3; 16], aad: b"mac1" };
+        assert_eq!(other.encrypt(&[2; 24].into(), payload).unwrap(), sealed, "another implementation's");
         assert_eq!(xopen(&[1; 32], &[2; 24], b"mac1", &sealed), Some([3; 16]));
         assert_eq!(xopen(&[1; 32], &[2; 24], b"mac2", &sealed), None);
         assert_eq!(xopen(&[1; 32], &[9; 24], b"mac1", &sealed), None);

@@ -37,11 +37,13 @@ pub(super) struct CookieChecker {
     keys: LabelledKeys,
     secret: Zeroizing<[u8; 32]>,
     secret_born: Option<BootTime>,
+    /// The last reply's.
+    nonce: [u8; 16],
 }
 
 impl CookieChecker {
     pub(super) fn new(own: &PublicKey) -> Self {
-        Self { keys: LabelledKeys::new(own), secret: Zeroizing::default(), secret_born: None }
+        Self { keys: LabelledKeys::new(own), secret: Zeroizing::default(), secret_born: None, nonce: [0; 16] }
     }
 
     /// Whether the sender of a handshake message knows our public key.
@@ -50,44 +52,42 @@ impl CookieChecker {
         equal(&mac(&self.keys.mac1, &[macs.before_mac1]), macs.mac1)
     }
 
-    /// Whether the sender of a handshake message has received a cookie at `source`, not long ago.
-    pub(super) fn has_valid_mac2(&self, message: &[u8], source: SocketAddr, now: BootTime) -> bool {
-        if !self.secret_is_fresh(now) {
-            return false;
-        }
-        let macs = macs(message);
-        equal(&mac_under_cookie(&self.cookie(source), &[macs.before_mac2]), macs.mac2)
-    }
-
-    /// A cookie for `source`, sealed so that only who sent `message` can use it.
-    pub(super) fn reply(
+    /// The cookie that proves `source`.
+    pub(super) fn cookie(
         &mut self,
-        message: &[u8],
-        sender_index: u32,
         source: SocketAddr,
         entropy: &mut dyn Entropy,
         now: BootTime,
-    ) -> CookieReply {
-        if !self.secret_is_fresh(now) {
+    ) -> [u8; MAC_LEN] {
+        let is_fresh = self.secret_born.is_some_and(|born| now.duration_since(born) < COOKIE_SECRET_MAX_AGE);
+        if !is_fresh {
             entropy.fill(self.secret.as_mut_slice());
+            entropy.fill(&mut self.nonce);
             self.secret_born = Some(now);
         }
-        let mut nonce = [0; XNONCE_LEN];
-        entropy.fill(&mut nonce);
-        let sealed_cookie = xseal(&self.keys.cookie, &nonce, macs(message).mac1, &self.cookie(source));
-        CookieReply { receiver: sender_index, nonce, sealed_cookie }
-    }
-
-    fn secret_is_fresh(&self, now: BootTime) -> bool {
-        self.secret_born.is_some_and(|born| now.duration_since(born) < COOKIE_SECRET_MAX_AGE)
-    }
-
-    fn cookie(&self, source: SocketAddr) -> [u8; MAC_LEN] {
         let port = source.port().to_be_bytes();
         match source.ip() {
             IpAddr::V4(address) => mac(&self.secret, &[&address.octets(), &port]),
             IpAddr::V6(address) => mac(&self.secret, &[&address.octets(), &port]),
         }
+    }
+
+    /// Whether the sender of a handshake message has received its cookie not long ago.
+    pub(super) fn has_valid_mac2(message: &[u8], cookie: &[u8; MAC_LEN]) -> bool {
+        let macs = macs(message);
+        equal(&mac_under_cookie(cookie, &[macs.before_mac2]), macs.mac2)
+    }
+
+    /// A cookie, sealed so that only who sent `message` can use it.
+    ///
+    /// The nonce counts from a random number that is drawn with the secret: it has to be another each time, and drawing
+    /// each anew is a system call for each message of a flood.
+    pub(super) fn reply(&mut self, message: &[u8], sender_index: u32, cookie: &[u8; MAC_LEN]) -> CookieReply {
+        self.nonce = (u128::from_le_bytes(self.nonce).wrapping_add(1)).to_le_bytes();
+        let mut nonce = [0; XNONCE_LEN];
+        nonce[..self.nonce.len()].copy_from_slice(&self.nonce);
+        let sealed_cookie = xseal(&self.keys.cookie, &nonce, macs(message).mac1, cookie);
+        CookieReply { receiver: sender_index, nonce, sealed_cookie }
     }
 }
 
@@ -155,8 +155,9 @@ mod tests {
         let mut message = [0; RESPONSE_LEN];
         jar.write_macs(&mut message, &PEER, at(1));
         assert!(checker.has_valid_mac1(&message));
-        assert!(!checker.has_valid_mac2(&message, source, at(1)));
-        let reply = checker.reply(&message, 5, source, &mut SystemEntropy::new(), at(1));
+        let cookie = checker.cookie(source, &mut SystemEntropy::new(), at(1));
+        assert!(!CookieChecker::has_valid_mac2(&message, &cookie));
+        let reply = checker.reply(&message, 5, &cookie);
         assert!(jar.accept(&reply, &PEER, at(1)));
         assert!(!jar.accept(&reply, &PEER, at(1)), "a replayed reply");
         (checker, jar)
@@ -169,24 +170,39 @@ mod tests {
         message
     }
 
+    fn proves(checker: &mut CookieChecker, message: &[u8], source: SocketAddr, now: BootTime) -> bool {
+        CookieChecker::has_valid_mac2(message, &checker.cookie(source, &mut SystemEntropy::new(), now))
+    }
+
+    #[test]
+    fn every_reply_has_a_nonce_of_its_own() {
+        let mut checker = CookieChecker::new(&PEER);
+        let mut nonces = std::collections::HashSet::new();
+        for secs in 0..1000 {
+            let cookie =
+                checker.cookie("192.0.2.1:5000".parse().unwrap(), &mut SystemEntropy::new(), at(secs));
+            assert!(nonces.insert(checker.reply(&[7; RESPONSE_LEN], 5, &cookie).nonce), "second {secs}");
+        }
+    }
+
     #[test]
     fn a_cookie_is_bound_to_address_and_port() {
         let source = "192.0.2.1:5000".parse().unwrap();
-        let (checker, mut jar) = introduced(source);
+        let (mut checker, mut jar) = introduced(source);
         let message = message(&mut jar, at(2));
-        assert!(checker.has_valid_mac2(&message, source, at(2)));
+        assert!(proves(&mut checker, &message, source, at(2)));
         for other in ["192.0.2.1:5001", "192.0.2.2:5000", "[2001:db8::1]:5000"] {
-            assert!(!checker.has_valid_mac2(&message, other.parse().unwrap(), at(2)), "{other}");
+            assert!(!proves(&mut checker, &message, other.parse().unwrap(), at(2)), "{other}");
         }
     }
 
     #[test]
     fn a_cookie_ends_with_the_secret_and_is_given_up_before() {
         let source = "[2001:db8::1]:5000".parse().unwrap();
-        let (checker, mut jar) = introduced(source);
+        let (mut checker, mut jar) = introduced(source);
         let last = message(&mut jar, at(115));
-        assert!(checker.has_valid_mac2(&last, source, at(120)));
-        assert!(!checker.has_valid_mac2(&last, source, at(121)));
+        assert!(proves(&mut checker, &last, source, at(120)));
+        assert!(!proves(&mut checker, &last, source, at(121)));
         assert_eq!(message(&mut jar, at(116))[RESPONSE_LEN - 16..], [0; 16]);
     }
 
@@ -195,7 +211,8 @@ mod tests {
         let source = "192.0.2.1:5000".parse().unwrap();
         let (mut checker, mut jar) = (CookieChecker::new(&PEER), CookieJar::new());
         let first = message(&mut jar, at(1));
-        let reply = checker.reply(&first, 5, source, &mut SystemEntropy::new(), at(1));
+        let cookie = checker.cookie(source, &mut SystemEntropy::new(), at(1));
+        let reply = checker.reply(&first, 5, &cookie);
         let mut second = [9; RESPONSE_LEN];
         jar.write_macs(&mut second, &PEER, at(2));
         assert!(!jar.accept(&reply, &PEER, at(2)));

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::admission::Verdict;
 use super::control_peer::Series;
+use super::cookie::CookieChecker;
 use super::data_plane::DropReason;
 use super::device::{Device, DeviceEvent};
 use super::handshake::{self, IdentifiedInitiation, Secret, SessionKeys};
@@ -59,11 +60,14 @@ impl Device {
             self.drop_unauthentic(path, DropReason::InvalidMac);
             return false;
         }
-        let has_cookie = || checker.has_valid_mac2(message, source, now);
+        let mut cookie = None;
+        let mut cookie = || *cookie.get_or_insert_with(|| checker.cookie(source, &mut *self.entropy, now));
+        let has_cookie = || CookieChecker::has_valid_mac2(message, &cookie());
         match self.admission.decide(source.ip(), queued, has_cookie, now) {
             Verdict::Admit => true,
             Verdict::Challenge => {
-                let reply = checker.reply(message, sender_index(message), source, &mut *self.entropy, now);
+                let cookie = cookie();
+                let reply = checker.reply(message, sender_index(message), &cookie);
                 self.outbox.push(&reply.emit(), path, HANDSHAKE_TRAFFIC_CLASS);
                 self.data_plane.count_drop(DropReason::Challenged, 1);
                 false
