@@ -93,7 +93,7 @@ end
 
 step "the factory is killed: connections go on, new ones are refused, status still answers"
 begin
-kill -9 "$(of_kind __namespace-child)"
+kill -9 "$(of_kind __socket-factory)"
 capture timeout 1 socat -u TCP4:127.0.0.1:8080 -
 busy || fail "connections broke"
 assert_at_most "bytes that came" 0 "${#OUT}"

@@ -135,6 +135,20 @@ in_target curl -s -m 10 http://10.6.0.2/ | grep -q 'you are' || fail "no page"
 "$WG4NETNS" stop wg0; wait_for "the end" 10 gone "$OURS"; kill "$TARGET"
 judge veth
 
+step "an answer of the namespace child that is longer than a record"
+start_target
+# Routes that somebody else has: a warning for each.
+routes=$(for i in {0..11}; do for j in {0..255}; do printf '10.%d.%d.0/24 ' $((100 + i)) "$j"; done; done)
+in_target ip link add other0 type veth peer name other1; in_target ip link set other0 up; in_target ip link set other1 up
+for route in $routes; do echo "route add $route dev other0"; done | in_target ip -batch -
+our_conf "$W/many.conf" -- "AllowedIPs = 10.6.0.0/24, $(tr ' ' , <<<"${routes% }")"
+start many trace many "$WG4NETNS" --netns-pid "$TARGET" --config "$W/many.conf" --name wg0 --keep-other-links
+OURS=$STARTED
+wait_for "an answer" 20 in_target ping -c 1 -W 1 10.6.0.2
+assert_eq "warnings" 3072 "$(grep -c 'goes by another interface already' "$W/many.log")"
+"$WG4NETNS" stop wg0; wait_for "the end" 10 gone "$OURS"; kill "$TARGET"
+judge many
+
 step "run, with a signal for the command, and with one for us"
 trace run "$WG4NETNS" run --config "$W/wg0.conf" -- sh -c 'curl -s -m 10 http://far.test/ | grep "you are" >&2 && kill -TERM $$' || status=$?
 assert_eq "the command's end" 143 "${status-0}"
@@ -187,7 +201,7 @@ spare() {
 }
 step "no role has a call that none of its threads ever made, but for those with a reason"
 "$INTEGRATION/tools/role-calls" "$W"/trace.* >"$W/calls"
-assert_eq "roles" "broker control forwarder namespace-child remover rx tx " "$(cut -d ' ' -f 1 "$W/calls" | sort -u | tr '\n' ' ')"
+assert_eq "roles" "broker control forwarder namespace-child remover rx socket-factory tx " "$(cut -d ' ' -f 1 "$W/calls" | sort -u | tr '\n' ' ')"
 loose=''
 while read -r role; do
   assert_at_most "calls of $role" 45 "$(grep -c "^$role [0-9]* \(used\|unused\) " "$W/calls")"

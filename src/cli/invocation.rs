@@ -54,7 +54,9 @@ pub(super) fn face(arguments: Vec<OsString>) -> Face {
         Some(_) | None => {}
     }
     match arguments.get(1).and_then(|first| first.to_str()) {
-        Some(namespace_child::CHILD_ARGUMENT) => return Face::NamespaceChild,
+        Some(namespace_child::CHILD_ARGUMENT | namespace_child::FACTORY_ARGUMENT) => {
+            return Face::NamespaceChild;
+        }
         Some(run_child::RUN_ARGUMENT) => {
             return Face::RunChild(arguments.iter().skip(2).cloned().collect());
         }
@@ -196,6 +198,7 @@ mod tests {
             Face::Wireguard4netns(vec!["7".into(), "wg0".into(), "c".into()])
         );
         assert_eq!(face_of("exe __namespace-child"), Face::NamespaceChild);
+        assert_eq!(face_of("exe __socket-factory"), Face::NamespaceChild);
         assert_eq!(face_of("exe __broker"), Face::Broker);
     }
 }

@@ -39,6 +39,9 @@ use crate::sys::tun::{self, TunError};
 /// The hidden first argument that makes this program the namespace child.
 pub const CHILD_ARGUMENT: &str = "__namespace-child";
 
+/// The same for a child that stays and makes sockets; it begins alike.
+pub const FACTORY_ARGUMENT: &str = "__socket-factory";
+
 /// Which file to execute as the child.
 #[derive(Clone, Debug)]
 pub struct Helper {
@@ -435,9 +438,10 @@ pub(crate) fn converse<T: DeserializeOwned>(
 ) -> Result<Conversation<T>, ChildError> {
     let (ours, theirs) = fd_passing::pair().map_err(|source| HelperError::Talk { source })?;
     let cannot_start = |source| HelperError::Start { program: helper.program.clone(), source };
-    let mut command = helper.command(CHILD_ARGUMENT);
+    let stays = matches!(work, Work::Sockets(_));
+    let mut command = helper.command(if stays { FACTORY_ARGUMENT } else { CHILD_ARGUMENT });
     command.env_clear().stdin(theirs).stdout(null_device::open().map_err(cannot_start)?);
-    if matches!(work, Work::Sockets(_)) {
+    if stays {
         // It stays: out of reach of what a terminal sends to its foreground group, and of whoever waits for our output
         // to be closed.
         command.process_group(0).stderr(null_device::open().map_err(cannot_start)?);

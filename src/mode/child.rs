@@ -4,9 +4,13 @@
 //! # Theory of operation
 //! It is this program with a hidden first argument, started by [`crate::driver::namespace_child`] with a socket as its
 //! standard input. It works where somebody else is root, so it first makes itself unreadable and closes what it
-//! inherited; it holds no key, runs no other program, and has one thread. Where it makes an interface it can open the TUN
-//! device and settings of the network and no other file, and ends at a system call that only an intruder would make. The interface lives as long as a descriptor
+//! inherited; it holds no key, runs no other program, and has one thread. The interface lives as long as a descriptor
 //! of it, so whatever kills the child or its parent, at any instruction, removes the interface.
+//!
+//! Once it has joined, and before it asks anything there, it keeps the TUN device, the settings of the network and no other
+//! file, and the system calls of [`Role::LinkMaker`](crate::sys::seccomp::Role). Not earlier: until then it reads one
+//! record, its parent's; it joins namespaces of three kinds, which the list is there to forbid; and the files are named
+//! in the mount namespace that it joins. The child that stays has its own list when its listeners are made.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;

@@ -28,7 +28,7 @@ pub enum Helper {
     Forwarder,
     /// Removes a file from this directory when the tunnel ends.
     Remover(OwnedFd),
-    /// Makes an interface inside, and ends.
+    /// Makes an interface inside, where it has joined, and ends.
     LinkMaker,
 }
 
@@ -68,7 +68,7 @@ fn filter_calls(helper: &Helper) -> Result<(), String> {
             Helper::Factory => seccomp::restrict(seccomp::Role::Factory),
             Helper::Forwarder => seccomp::restrict(seccomp::Role::Forwarder),
             Helper::Remover(_) => seccomp::restrict(seccomp::Role::Remover),
-            Helper::LinkMaker => seccomp::forbid_to_link_maker(),
+            Helper::LinkMaker => seccomp::restrict(seccomp::Role::LinkMaker),
         })
         .map_err(|error| error.to_string())
 }

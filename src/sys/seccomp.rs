@@ -17,7 +17,7 @@ use seccompiler::{
 
 use super::os_error::OsError;
 
-/// What a thread or process does once the tunnel runs.
+/// What a thread or process does from the moment it meets what strangers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The main thread: runtime, configuration socket, timers, rtnetlink; in the end it removes its files.
@@ -28,6 +28,8 @@ pub enum Role {
     Receive,
     /// The process that resolves names with whatever the C library uses for that.
     Broker,
+    /// The process inside that makes the interface, once it has joined; it goes from one namespace to another.
+    LinkMaker,
     /// The process inside that makes sockets for others.
     Factory,
     /// The process that carries what comes to forwarded ports.
@@ -77,19 +79,8 @@ pub fn is_available() -> Result<(), SeccompError> {
 pub fn restrict(role: Role) -> Result<(), SeccompError> {
     let refused = |error: seccompiler::Error| SeccompError::Refused(error.to_string());
     // The second would not let the first be installed.
-    seccompiler::apply_filter(&forbidding(&[])?).map_err(refused)?;
+    seccompiler::apply_filter(&forbidding(role)?).map_err(refused)?;
     seccompiler::apply_filter(&allowing(role)?).map_err(refused)
-}
-
-/// Ends this process, and those it starts from now on, at a call that only an intruder would make; but for going from one
-/// namespace to another, which is the work of whoever makes an interface. There is no way back.
-///
-/// # Errors
-/// See [`SeccompError`].
-pub fn forbid_to_link_maker() -> Result<(), SeccompError> {
-    let among_namespaces = [libc::SYS_setns, libc::SYS_unshare];
-    seccompiler::apply_filter(&forbidding(&among_namespaces)?)
-        .map_err(|error| SeccompError::Refused(error.to_string()))
 }
 
 /// The names of the calls that `role` may make.
@@ -98,20 +89,23 @@ pub fn allowed(role: Role) -> Vec<&'static str> {
     lists(role).into_iter().flatten().map(|call| name(*call)).collect()
 }
 
-/// The names of the calls that end the process.
+/// The names of the calls that end a process or thread of this role.
 #[must_use]
-pub fn forbidden() -> Vec<&'static str> {
-    NEVER.iter().map(|call| name(*call)).collect()
+pub fn forbidden(role: Role) -> Vec<&'static str> {
+    never(role).map(|call| name(*call)).collect()
 }
 
 fn name(call: Call) -> &'static str {
     call.name.trim_start_matches("SYS_")
 }
 
-fn forbidding(but: &[libc::c_long]) -> Result<BpfProgram, SeccompError> {
-    let never = NEVER.iter().filter(|call| !but.contains(&call.number));
-    let rules = never.map(|call| (call.number, Vec::new())).collect();
+fn forbidding(role: Role) -> Result<BpfProgram, SeccompError> {
+    let rules = never(role).map(|call| (call.number, Vec::new())).collect();
     program(rules, SeccompAction::Allow, SeccompAction::KillProcess)
+}
+
+fn never(role: Role) -> impl Iterator<Item = &'static Call> {
+    NEVER.iter().filter(move |call| role != Role::LinkMaker || !AMONG_NETWORKS.contains(&call.number))
 }
 
 fn allowing(role: Role) -> Result<BpfProgram, SeccompError> {
@@ -149,6 +143,9 @@ fn conditions(role: Role, call: libc::c_long) -> Result<Vec<SeccompRule>, Seccom
     };
     let one = |argument, op, value| all(&[(argument, op, value)]);
     match call {
+        // Another network namespace, and no other kind.
+        libc::SYS_unshare => Ok(vec![one(0, Eq, bits(libc::CLONE_NEWNET))?]),
+        libc::SYS_setns => Ok(vec![one(1, Eq, bits(libc::CLONE_NEWNET))?]),
         // The broker's C library loads what /etc/nsswitch.conf names.
         libc::SYS_mmap | libc::SYS_mprotect if !broker => {
             Ok(vec![one(2, MaskedEq(bits(libc::PROT_EXEC)), 0)?])
@@ -162,6 +159,10 @@ fn conditions(role: Role, call: libc::c_long) -> Result<Vec<SeccompRule>, Seccom
         .into_iter()
         .map(|(family, kind)| all(&[(0, Eq, bits(family)), (1, MaskedEq(SOCK_TYPE_MASK), bits(kind))]))
         .collect(),
+        libc::SYS_socket if role == Role::LinkMaker => [libc::AF_NETLINK, libc::AF_PACKET]
+            .into_iter()
+            .map(|family| all(&[(0, Eq, bits(family)), (1, MaskedEq(SOCK_TYPE_MASK), bits(libc::SOCK_RAW))]))
+            .collect(),
         libc::SYS_socket if !broker => [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX]
             .into_iter()
             .map(|family| {
@@ -169,19 +170,16 @@ fn conditions(role: Role, call: libc::c_long) -> Result<Vec<SeccompRule>, Seccom
                 all(&[(0, Eq, bits(family)), kind])
             })
             .collect(),
+        libc::SYS_ioctl if role == Role::LinkMaker => {
+            LINK_IOCTLS.into_iter().map(|request| one(1, Eq, request)).collect()
+        }
         libc::SYS_ioctl => {
             [FIONBIO, FIONREAD, SIOCGIFINDEX].into_iter().map(|request| one(1, Eq, request)).collect()
         }
-        // Only to read: the landlock layer says what.
-        libc::SYS_openat => {
-            let writing = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
-            Ok(vec![one(2, MaskedEq(bits(writing)), bits(libc::O_RDONLY))?])
-        }
+        // The landlock layer says what.
+        libc::SYS_openat => Ok(vec![one(2, MaskedEq(bits(not_to_open(role))), 0)?]),
         #[cfg(all(target_arch = "x86_64", target_env = "musl"))]
-        libc::SYS_open => {
-            let writing = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
-            Ok(vec![one(1, MaskedEq(bits(writing)), bits(libc::O_RDONLY))?])
-        }
+        libc::SYS_open => Ok(vec![one(1, MaskedEq(bits(not_to_open(role))), 0)?]),
         // A stuck broker is ended; everybody else's signals go by pidfd.
         libc::SYS_kill => Ok(vec![one(1, Eq, bits(libc::SIGKILL))?]),
         libc::SYS_tgkill => Ok(vec![one(0, Eq, std::process::id().into())?]),
@@ -194,14 +192,26 @@ fn conditions(role: Role, call: libc::c_long) -> Result<Vec<SeccompRule>, Seccom
     }
 }
 
+/// Flags of `open` that a role does not use: to make a file or to empty one; but for the link maker, to write.
+const fn not_to_open(role: Role) -> libc::c_int {
+    let making = libc::O_CREAT | libc::O_TRUNC;
+    if matches!(role, Role::LinkMaker) { making } else { making | libc::O_ACCMODE }
+}
+
 fn bits(value: libc::c_int) -> u64 {
     value.cast_unsigned().into()
 }
 
-// asm-generic/ioctls.h, linux/sockios.h; the C libraries disagree on their type.
+// asm-generic/ioctls.h, linux/sockios.h, linux/if_tun.h, linux/nsfs.h; the C libraries disagree on their type.
 const FIONBIO: u64 = 0x5421;
 const FIONREAD: u64 = 0x541b;
 const SIOCGIFINDEX: u64 = 0x8933;
+const TUNSETIFF: u64 = 0x4004_54ca;
+const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+const TUNSETVNETLE: u64 = 0x4004_54dc;
+const NS_GET_NSTYPE: u64 = 0xb703;
+/// The TUN's own, and which kind a namespace is of. (TUNSETVNETLE on big-endian machines.)
+const LINK_IOCTLS: [u64; 4] = [TUNSETIFF, TUNSETVNETHDRSZ, TUNSETVNETLE, NS_GET_NSTYPE];
 // linux/sched.h
 const THREAD: u64 = 0x0001_0000;
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
@@ -213,6 +223,7 @@ fn lists(role: Role) -> [&'static [Call]; 5] {
         Role::Transmit => [EVERY_THREAD, RAISE, DATA_THREAD, TRANSMIT, &[]],
         Role::Receive => [EVERY_THREAD, RAISE, DATA_THREAD, RECEIVE, &[]],
         Role::Broker => [EVERY_THREAD, RAISE, BROKER, BROKER_OF_LIBRARY, POLL],
+        Role::LinkMaker => [EVERY_THREAD, RAISE, LINK_MAKER, LINK_MAKER_OF_LIBRARY, POLL],
         Role::Factory => [EVERY_THREAD, RAISE, FACTORY, POLL, &[]],
         Role::Forwarder => [EVERY_THREAD, RAISE, FORWARDER, FORWARDER_OF_MACHINE, &[]],
         Role::Remover => [EVERY_THREAD, RAISE, REMOVER, POLL, &[]],
@@ -277,6 +288,18 @@ const BROKER_OF_LIBRARY: &[Call] = calls![SYS_ioctl SYS_open SYS_readv];
 #[cfg(all(not(target_arch = "x86_64"), target_env = "musl"))]
 const BROKER_OF_LIBRARY: &[Call] = calls![SYS_ioctl SYS_openat SYS_readv];
 
+// setns, unshare, and a second socket: the far end of a veth pair is in a namespace of its own. memfd_create, lseek: an
+// answer that is too long for a record.
+const LINK_MAKER: &[Call] = calls![
+    SYS_bind SYS_connect SYS_getpid SYS_ioctl SYS_lseek SYS_memfd_create SYS_mremap SYS_setns SYS_setsockopt
+    SYS_sigaltstack SYS_socket SYS_unshare
+];
+
+#[cfg(all(target_arch = "x86_64", target_env = "musl"))]
+const LINK_MAKER_OF_LIBRARY: &[Call] = calls![SYS_open];
+#[cfg(not(all(target_arch = "x86_64", target_env = "musl")))]
+const LINK_MAKER_OF_LIBRARY: &[Call] = calls![SYS_openat];
+
 const FACTORY: &[Call] = calls![SYS_getpid SYS_mremap SYS_setsockopt SYS_sigaltstack SYS_socket];
 
 #[cfg(target_arch = "x86_64")]
@@ -309,6 +332,9 @@ const NEVER: &[Call] = calls![
     SYS_process_vm_writev SYS_ptrace SYS_request_key SYS_setns SYS_umount2 SYS_unshare SYS_userfaultfd
 ];
 
+/// Of these, what the link maker does all the same.
+const AMONG_NETWORKS: [libc::c_long; 2] = [libc::SYS_setns, libc::SYS_unshare];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -317,11 +343,12 @@ mod tests {
     use super::*;
     use crate::sys::wait;
 
-    const ROLES: [Role; 7] = [
+    const ROLES: [Role; 8] = [
         Role::Control,
         Role::Transmit,
         Role::Receive,
         Role::Broker,
+        Role::LinkMaker,
         Role::Factory,
         Role::Forwarder,
         Role::Remover,
@@ -334,7 +361,7 @@ mod tests {
             let set: BTreeSet<_> = allowed.iter().collect();
             assert_eq!(set.len(), allowed.len(), "{role:?} lists a call twice");
             assert!(set.len() <= 45, "{role:?}: {} calls", set.len());
-            assert!(forbidden().iter().all(|call| !set.contains(call)), "{role:?}");
+            assert!(forbidden(role).iter().all(|call| !set.contains(call)), "{role:?}");
         }
     }
 
@@ -365,6 +392,29 @@ mod tests {
             assert_eq!(tcp.raw_os_error(), Some(libc::ENOSYS));
             let opened = std::fs::read("/proc/self/status").unwrap_err();
             assert_eq!(opened.raw_os_error(), Some(libc::ENOSYS));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn whoever_makes_an_interface_goes_to_other_networks_and_to_no_other_namespaces() {
+        use nix::sched::{CloneFlags, setns, unshare};
+        std::thread::spawn(|| {
+            let here = std::fs::File::open("/proc/self/ns/net").unwrap();
+            restrict(Role::LinkMaker).unwrap();
+            for other in [CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUSER] {
+                assert_eq!(unshare(other), Err(nix::errno::Errno::ENOSYS), "{other:?}");
+                assert_eq!(setns(&here, other), Err(nix::errno::Errno::ENOSYS), "{other:?}");
+            }
+            // Whether it may is the kernel's affair.
+            let joined = setns(&here, CloneFlags::CLONE_NEWNET);
+            assert!(matches!(joined, Ok(()) | Err(nix::errno::Errno::EPERM)), "{joined:?}");
+            let made = std::fs::File::create("/dev/null").unwrap_err();
+            assert_eq!(made.raw_os_error(), Some(libc::ENOSYS));
+            assert!(std::fs::File::options().write(true).open("/dev/null").is_ok());
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err();
+            assert_eq!(udp.raw_os_error(), Some(libc::ENOSYS));
         })
         .join()
         .unwrap();
