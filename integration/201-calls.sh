@@ -2,6 +2,7 @@
 # The filters of system calls against every way of living: whatever one of our threads is refused under its filter, in any
 # mode, is one of the few calls that are known to be tried in vain; and nothing is killed for a call. With this binary:
 # the allow-lists differ between C libraries (tests/netns/calls.rs compares those of the one that it is built with).
+# Under each filter there is a landlock rule set, which the kernel has taken.
 #
 #   target wg0 ── wg4netns :host ── h0 ═ p0 ── wireguard-go :peer, a name server and a page
 #
@@ -30,7 +31,9 @@ stops() {
 # judge WHAT: of each thread, what comes behind its second filter (or that of whoever started it).
 judge() {
   local refused TRACE=$W/trace.$1
-  refused=$("$INTEGRATION/tools/role-calls" "$TRACE" | sed -n 's/ refused / /p')
+  "$INTEGRATION/tools/role-calls" "$TRACE" >"$W/calls"
+  refused=$(sed -n 's/ refused / /p' "$W/calls")
+  assert_eq "$1: calls without landlock" "" "$(sed -n '/ unruled /p' "$W/calls")"
   grep -q 'SECCOMP_SET_MODE_FILTER' "$TRACE" || fail "$1: no filter was installed: this proves nothing"
   ! grep -q 'killed by SIGSYS' "$TRACE" || fail "$1: killed for a call: $(grep -B 1 'killed by SIGSYS' "$TRACE" | head -n 2)"
   note "$1: refused: ${refused:-nothing}"

@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::errno::Errno;
 use wg4netns::driver::broker::{Broker, Resolver};
 use wg4netns::driver::endpoint_names::Lookup;
 use wg4netns::driver::namespace_child::Helper;
 use wg4netns::driver::pidfile::PidfileGuard;
 use wg4netns::sys::confine;
+use wg4netns::sys::inode;
 use wg4netns::sys::sandbox::{self, Policy};
 use wg4netns::sys::seccomp::{self, Role};
 
@@ -88,14 +92,98 @@ fn helpers_open_what_they_need_and_nothing_else() {
     }
 }
 
+#[test]
+fn beneath_the_filter_of_every_helper_and_thread_there_is_landlock() {
+    // Each filter lets a datagram go to whatever address, and those of two roles let files be removed: landlock stops both.
+    let scratch = tempfile::tempdir().expect("a directory");
+    fs::create_dir(scratch.path().join("run")).expect("a directory");
+    let scopes = has_scopes();
+    if !scopes {
+        println!("skipped the datagrams: before Linux 6.12 landlock knows nothing of abstract sockets");
+    }
+    for step in ["broker", "factory", "forwarder", "remover", "link maker", "control", "tx", "rx"] {
+        fs::write(scratch.path().join("precious"), "").expect("a file");
+        let name = format!("wg4netns-test-{}-{step}", std::process::id());
+        let abroad = UnixDatagram::bind_addr(&abstract_address(&name)).expect("a socket");
+        abroad.set_nonblocking(true).expect("a socket");
+        let output = command_of_locked_process(&format!("whole {step}"), scratch.path())
+            .env("LOCKED_ABROAD", &name)
+            .output()
+            .expect("this program");
+        let told = said(&output);
+        assert!(told.contains(&format!("whole {step}: ok")), "{told}");
+        let heard: Vec<String> = std::iter::from_fn(|| {
+            let mut buffer = [0; 16];
+            let length = abroad.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+        .collect();
+        assert_eq!(heard, if scopes { vec!["before"] } else { vec!["before", "after"] }, "{step}");
+        assert!(scratch.path().join("precious").exists(), "{step}");
+    }
+}
+
+/// Locks this process or thread down as the real one is, filter and all, and tries what landlock alone forbids.
+fn try_whole(step: &str, directory: &Path) {
+    let abroad = abstract_address(&std::env::var("LOCKED_ABROAD").expect("told whom to tell"));
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket.send_to_addr(b"before", &abroad).expect("nothing is locked yet");
+    let run = || fs::File::open(directory.join("run")).expect("a directory").into();
+    let helper = match step {
+        "broker" => Some(confine::Helper::Broker),
+        "factory" => Some(confine::Helper::Factory),
+        "forwarder" => Some(confine::Helper::Forwarder),
+        "remover" => Some(confine::Helper::Remover(run())),
+        "link maker" => Some(confine::Helper::LinkMaker),
+        _thread_of_the_tunnel => None,
+    };
+    if let Some(helper) = helper {
+        sandbox::no_new_privileges().expect("a layer");
+        assert_eq!(confine::confine(&helper, Policy::Require), []);
+    } else {
+        let role = sandbox::Role::Tunnel { socket_directory: directory.join("run"), keep_net_admin: false };
+        sandbox::lock_down(&role, Policy::Require).expect("every layer");
+        let role = match step {
+            "control" => Role::Control,
+            "tx" => Role::Transmit,
+            "rx" => Role::Receive,
+            other => panic!("{other}"),
+        };
+        seccomp::restrict(role).expect("a filter");
+    }
+    match socket.send_to_addr(b"after", &abroad) {
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{step}"),
+        // The other end knows whether it was to arrive.
+        Ok(_sent) => {}
+    }
+    let removed = inode::remove(&directory.join("precious")).expect_err("refused");
+    let refused = if ["control", "remover"].contains(&step) { Errno::EACCES } else { Errno::ENOSYS };
+    assert_eq!(removed, refused, "{step}");
+}
+
+fn abstract_address(name: &str) -> SocketAddr {
+    SocketAddr::from_abstract_name(name).expect("short enough")
+}
+
+/// Whether landlock keeps a process from abstract sockets of others (Linux 6.12).
+fn has_scopes() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
+    let mut numbers = release.split('.').map(|number| number.trim().parse::<u32>().unwrap_or_default());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(12))
+}
+
 /// Runs [`as_a_locked_process`] in a process of its own.
 fn locked_process(step: &str, directory: &Path) -> Output {
-    Command::new(std::env::current_exe().expect("a running program has a file"))
+    command_of_locked_process(step, directory).output().expect("this program")
+}
+
+fn command_of_locked_process(step: &str, directory: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a running program has a file"));
+    command
         .args(["--exact", "netns::confined::as_a_locked_process", "--nocapture"])
         .env("LOCKED_STEP", step)
-        .env("LOCKED_DIRECTORY", directory)
-        .output()
-        .expect("this program")
+        .env("LOCKED_DIRECTORY", directory);
+    command
 }
 
 /// What a confined helper can reach, but for its system calls: those would refuse before the files do.
@@ -143,6 +231,11 @@ fn try_as_helper(step: &str, directory: &Path) {
 fn as_a_locked_process() {
     let Some(directory) = std::env::var_os("LOCKED_DIRECTORY").map(PathBuf::from) else { return };
     let step = std::env::var("LOCKED_STEP").expect("told what to do");
+    if let Some(who) = step.strip_prefix("whole ") {
+        try_whole(who, &directory);
+        println!("{step}: ok");
+        return;
+    }
     if !["files", "unshare", "files beside the pid file"].contains(&step.as_str()) {
         // Removed last by one of them.
         fs::write(directory.join("secret"), "").expect("a file");
