@@ -222,11 +222,17 @@ pub fn close_inherited() -> Result<(), OsError> {
 
 /// Empties every capability set of this thread, but for CAP_NET_ADMIN if it is to be kept and is there.
 ///
+/// The bounding set as well, where that is allowed; whoever may not has no more than no-new-privileges leaves it.
+///
 /// # Errors
 /// What `capset(2)` or `prctl(2)` say.
 pub fn drop_capabilities(keep_net_admin: bool) -> Result<(), OsError> {
-    let keep = if keep_net_admin { effective_capabilities()? & (1 << CAP_NET_ADMIN) } else { 0 };
+    let have = effective_capabilities()?;
+    let keep = if keep_net_admin { have & (1 << CAP_NET_ADMIN) } else { 0 };
     clear_ambient()?;
+    if have & (1 << CAP_SETPCAP) != 0 {
+        clear_bounding(keep)?;
+    }
     set_capabilities(keep)
 }
 
@@ -247,6 +253,21 @@ fn clear_ambient() -> Result<(), OsError> {
     // SAFETY: this prctl takes integers only.
     check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })
         .map(|_zero| ())
+}
+
+fn clear_bounding(keep: u32) -> Result<(), OsError> {
+    for capability in
+        (0..u64::BITS).filter(|capability| *capability >= u32::BITS || keep & (1 << capability) == 0)
+    {
+        // SAFETY: this prctl takes integers only.
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) }) {
+            Ok(_zero) => {}
+            // The kernel has no capability of that number, nor of any above.
+            Err(error) if error.is(Errno::EINVAL) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[repr(C)]
@@ -316,4 +337,5 @@ pub(super) fn enforced(
 const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
+const CAP_SETPCAP: u32 = 8;
 const CAP_NET_ADMIN: u32 = 12;
