@@ -24,6 +24,7 @@ capture "$WG4NETNS" set bare private-key "$W/a.key" listen-port 0 peer "$(pub b)
 assert_status 0
 in_target ip addr add 10.6.0.1/24 dev wg0; in_target ip link set wg0 up
 in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
+assert_confined tx rx
 
 step "setconf from a file, showconf gives it back"
 printf '[Interface]\nPrivateKey = %s\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.6.0.0/24\nEndpoint = 10.9.0.2:51820\n' "$(key a)" "$(pub b)" >"$W/set.conf"

@@ -101,3 +101,11 @@ capture "$WG4NETNS" exec nobody -- true; assert_status 125
 capture "$WG4NETNS" stop joined
 assert_status 0
 assert_nothing_left 2
+
+step "we and our helpers are confined, whom the command is not"
+our_conf "$W/name.conf" "DNS = 10.6.0.2" -- "Endpoint = localhost:51820"
+start confined "$WG4NETNS" run --no-wait --name confined -p 127.0.0.1:18080:80 --config "$W/name.conf" -- sh -c 'echo up; sleep 1000'
+wait_for "CMD" 5 grep -q up "$W/confined.log"
+assert_confined tx rx broker forwarder socket-factory
+"$WG4NETNS" stop confined
+assert_nothing_left 2

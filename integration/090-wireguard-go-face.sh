@@ -26,6 +26,8 @@ for call in "$W/bin/wireguard-go wgf0" "$WG4NETNS wgf0" "$WG4NETNS device wgf0";
   test -S /run/wireguard/wgf0.sock || fail "no socket when it returned"
   configure
   ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
+  # CAP_NET_ADMIN stays, for firewall marks.
+  KEPT=net_admin assert_confined tx rx
   ip link del wgf0
   wait_for "its end with its link" 5 no_face
   not test -e /run/wireguard/wgf0.sock || fail "the socket is left"

@@ -17,6 +17,7 @@ inside() {
   cp -p ~/.config/wg4netns/work.conf "$W/x.conf"
   mkdir "$W/directory.conf"
   "$WG4NETNS" drop-ins install >"$W/install.out"
+  BESIDE=(podman unshare)
   if [ "$ENGINE" = trixie ]; then with_pasta; faces; pasta_options; fi
   with_slirp4netns; faces
   slirp4netns_options
@@ -68,6 +69,7 @@ faces() {
   [ $helper = pasta ] || [ -n "$(api_sockets)" ] || fail "no socket of podman's is seen"
   capture "$WG4NETNS" status "$(listed 1)"; assert_status 0
   [ $helper = pasta ] || assert_eq "its name" "$id" "$(listed 1)"
+  if [ $helper = pasta ]; then assert_confined tx rx forwarder socket-factory; else assert_confined tx rx forwarder socket-factory remover; fi
   watch_container web
   not container_namespace_gone || fail "the watch shows nothing"
   podman kill web >/dev/null

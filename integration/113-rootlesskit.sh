@@ -54,6 +54,7 @@ P
     # The builtin driver dials 127.0.0.1 itself; what we forward comes from an address of the namespace.
     if [ $driver = builtin ]; then from=127.0.0.1; else from='10\.(6\.0\.1|0\.2\.100)'; fi
     assert_matches "who asks" "^from (::ffff:)?$from\$" "$(curl -sS -m 5 http://10.9.0.1:18080/cgi-bin/who | tr -d '[]')"
+    if [ $driver = builtin ]; then assert_confined tx rx; else assert_confined tx rx forwarder socket-factory remover; fi
     kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
     wait_for "no process of ours to be left" 5 no_processes
     ! curl -sS -m 2 http://127.0.0.1:18080/ 2>/dev/null || fail "the port outlived it"

@@ -44,6 +44,7 @@ attach -p 127.0.0.1:18080:8080 --reach 127.0.0.1:5432
 wait_for "the server inside" 5 sh -c "socat -T 2 - TCP4:127.0.0.1:18080 </dev/null | grep -qx 'from 10.6.0.1'"
 assert_eq "what is reached" "of the host" "$(in_target socat -T 5 - TCP4:127.0.0.1:5432 </dev/null)"
 in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer beside them"
+assert_confined tx rx forwarder socket-factory
 
 step "down and up, renamed, another MTU"
 in_target ip link set wg0 down

@@ -627,6 +627,68 @@ assert_nothing_left() {
   assert_eq "UDP sockets left on host" "" "$(ss -Hlun)"
 }
 
+# --- what our processes have given up ------------------------------------------------------------------------------
+
+# What brings a command into the user namespace in which our processes were started, where that is not the scenario's own: from
+# outside of it, whose owner the user is, the user has every capability over them.
+BESIDE=()
+
+# assert_confined NAME…: seen from outside, each thread of each process of ours gains no privileges, has no capabilities (but
+# net_admin with KEPT=net_admin), has two filters of system calls more than we have, and nobody of the same user may look into it,
+# nor root of the target. NAMEs must be among them: a thread's own, or what a helper was started as.
+assert_confined() {
+  # Whoever lacks a capability that a process has may not look into it anyhow.
+  local pid task name seen=' ' plain=(setpriv "--bounding-set=-all${KEPT:+,+$KEPT}" --inh-caps=-all)
+  # Who has no capabilities cannot give up the right to them.
+  [ ${#BESIDE[@]} -gt 0 ] || may_set_capabilities || plain=()
+  # shellcheck disable=SC2016 # for that shell
+  "${BESIDE[@]}" "${plain[@]}" sh -c 'sleep 10 & cat "/proc/$!/environ" >/dev/null; status=$?; kill $!; exit $status' ||
+    fail "nobody may look into anything here"
+  for pid in $(our_processes); do
+    for task in "/proc/$pid/task/"*; do
+      name=$(tr '\0' '\n' <"/proc/$pid/cmdline" | sed -n '2s/^__//p')
+      [ -n "$name" ] || name=$(cat "$task/comm" 2>/dev/null) || continue
+      # Each thread installs its own.
+      wait_for "the filters of $name" 5 is_filtered "$task"
+      assert_eq "what $name of process $pid has" "" "$(privileges "$task")"
+      seen+="$name "
+    done
+    not may_look "$pid" "${BESIDE[@]}" "${plain[@]}" || fail "its user may look into $name"
+    assert_has "why not" "Permission denied" "$(cat "$W/look")"
+    if [ -n "${TARGET-}" ] && alive "$TARGET"; then
+      may_look "$TARGET" in_target || fail "root of the target may look into nothing"
+      not may_look "$pid" in_target || fail "root of the target may look into $name"
+    fi
+  done
+  for name; do assert_has "who is confined" " $name " "$seen"; done
+  note "confined:$seen"
+}
+# may_look PID CMD…: what it left in $W/look says why not.
+may_look() { "${@:2}" cat "/proc/$1/environ" >/dev/null 2>"$W/look"; }
+is_filtered() {
+  local ours theirs
+  ours=$(sed -n 's/^Seccomp_filters:\t//p' /proc/self/status)
+  theirs=$(sed -n 's/^Seccomp_filters:\t//p' "$1/status" 2>/dev/null)
+  # It may have ended.
+  [ -z "$theirs" ] || { grep -q '^Seccomp:.2$' "$1/status" && [ "$theirs" -ge $((ours + 2)) ]; }
+}
+may_set_capabilities() { (((0x$(sed -n 's/^CapEff:\t//p' /proc/self/status) >> 8) & 1)); }
+# privileges /proc/PID/task/TID: lines of its status that are not as they should be. The bounding set can be given up by those
+# alone who had the right to.
+privileges() {
+  local sets=(Inh Prm Eff Amb) mask=0
+  # 1 << CAP_NET_ADMIN
+  [ -z "${KEPT-}" ] || mask=1000
+  if [ ${#BESIDE[@]} -gt 0 ] || may_set_capabilities; then sets+=(Bnd); fi
+  awk -v sets="${sets[*]}" -v mask="$mask" '
+    BEGIN { split(sets, list, " "); for (i in list) wanted["Cap" list[i] ":"] = 1 }
+    $1 == "NoNewPrivs:" && $2 != 1 { print }
+    $1 in wanted {
+      allowed = $1 ~ /Inh|Amb/ ? 0 : mask; sub(/^0+/, "", $2)
+      if ($2 != "" && $2 != allowed) print
+    }' "$1/status" 2>/dev/null
+}
+
 # --- interoperability ----------------------------------------------------------------------------------------------
 
 # interop_battery: what 07x-interop-* have in common. The scenario defines `far CMD…` (a command at the far end),
