@@ -265,6 +265,7 @@ async fn ask(
 
 /// The child's side, when it has joined or could not: until its socket ends.
 pub(crate) fn work(socket: &OwnedFd, entered: Result<(), SetupError>, request: &SocketsRequest) -> ExitCode {
+    let entered = entered.and_then(|()| confine_first());
     let made = entered.map_err(FactorySetupError::Join).and_then(|()| make(&request.listeners));
     // What is needed for low ports and for addresses is not needed any more.
     let begun = made.and_then(|made| Ok((give_up().map_err(FactorySetupError::Join)?, made)));
@@ -282,9 +283,15 @@ pub(crate) fn work(socket: &OwnedFd, entered: Result<(), SetupError>, request: &
     }
 }
 
+/// Before the first look at what others have made there. What cannot be had is told of when it is wanted again.
+fn confine_first() -> Result<(), SetupError> {
+    sandbox::no_new_privileges().map_err(|source| SetupError::Harden { source })?;
+    let _told_later = confine(&confine::Helper::FactoryBegin, Policy::of_this_helper());
+    Ok(())
+}
+
 fn give_up() -> Result<Vec<MissingLayer>, SetupError> {
-    let given_up = sandbox::no_new_privileges().and_then(|()| sandbox::drop_capabilities(false));
-    given_up.map_err(|source| SetupError::Harden { source })?;
+    sandbox::drop_capabilities(false).map_err(|source| SetupError::Harden { source })?;
     Ok(confine(&confine::Helper::Factory, Policy::of_this_helper()))
 }
 

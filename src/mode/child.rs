@@ -10,7 +10,7 @@
 //! Once it has joined, and before it asks anything there, it keeps the TUN device, the settings of the network and no other
 //! file, and the system calls of [`Role::LinkMaker`](crate::sys::seccomp::Role). Not earlier: until then it reads one
 //! record, its parent's; it joins namespaces of three kinds, which the list is there to forbid; and the files are named
-//! in the mount namespace that it joins. The child that stays has its own list when its listeners are made.
+//! in the mount namespace that it joins. The child that stays has one list for making its listeners, and then a shorter one.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;

@@ -22,7 +22,9 @@ use super::seccomp;
 pub enum Helper {
     /// Resolves names with whatever the C library uses for that, which reads files of the system.
     Broker,
-    /// Makes sockets inside for others.
+    /// Makes sockets inside for others; while it makes the first, which listen.
+    FactoryBegin,
+    /// The same from then on.
     Factory,
     /// Carries what comes to forwarded ports.
     Forwarder,
@@ -54,7 +56,7 @@ pub fn confine(helper: &Helper, policy: Policy) -> Vec<MissingLayer> {
 const fn name(helper: &Helper) -> &'static str {
     match helper {
         Helper::Broker => "the process that resolves names",
-        Helper::Factory => "the process that makes sockets inside",
+        Helper::FactoryBegin | Helper::Factory => "the process that makes sockets inside",
         Helper::Forwarder => "the process that forwards ports",
         Helper::Remover(_) => "the process that removes a file of ours",
         Helper::LinkMaker => "the process that makes the interface",
@@ -65,6 +67,7 @@ fn filter_calls(helper: &Helper) -> Result<(), String> {
     seccomp::is_available()
         .and_then(|()| match helper {
             Helper::Broker => seccomp::restrict(seccomp::Role::Broker),
+            Helper::FactoryBegin => seccomp::restrict(seccomp::Role::FactoryBegin),
             Helper::Factory => seccomp::restrict(seccomp::Role::Factory),
             Helper::Forwarder => seccomp::restrict(seccomp::Role::Forwarder),
             Helper::Remover(_) => seccomp::restrict(seccomp::Role::Remover),
@@ -84,7 +87,7 @@ pub fn restrict_files(helper: &Helper) -> Result<(), String> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let (places, access): (Vec<PathBuf>, BitFlags<AccessFs>) = match helper {
         Helper::Broker => (resolver_places().into_iter().collect(), read),
-        Helper::Factory | Helper::Forwarder | Helper::Remover(_) => (Vec::new(), read),
+        Helper::FactoryBegin | Helper::Factory | Helper::Forwarder | Helper::Remover(_) => (Vec::new(), read),
         // The device may be any kind of node, and settings of the network are files.
         Helper::LinkMaker => (
             ["/dev/net/tun", "/proc/sys/net"].map(PathBuf::from).into(),
@@ -99,6 +102,7 @@ pub fn restrict_files(helper: &Helper) -> Result<(), String> {
         rules = match helper {
             // It connects and listens: that is what it is for.
             Helper::Forwarder => rules,
+            Helper::FactoryBegin => rules.handle_access(AccessNet::ConnectTcp)?,
             // Long answers of a name server come by TCP.
             Helper::Broker => rules.handle_access(AccessNet::BindTcp)?,
             Helper::Factory | Helper::Remover(_) | Helper::LinkMaker => {

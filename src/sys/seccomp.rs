@@ -30,7 +30,9 @@ pub enum Role {
     Broker,
     /// The process inside that makes the interface, once it has joined; it goes from one namespace to another.
     LinkMaker,
-    /// The process inside that makes sockets for others.
+    /// The process inside that makes sockets for others, while it makes those that listen; then it is confined further.
+    FactoryBegin,
+    /// The same from then on.
     Factory,
     /// The process that carries what comes to forwarded ports.
     Forwarder,
@@ -150,13 +152,15 @@ fn conditions(role: Role, call: libc::c_long) -> Result<Vec<SeccompRule>, Seccom
         libc::SYS_mmap | libc::SYS_mprotect if !broker => {
             Ok(vec![one(2, MaskedEq(bits(libc::PROT_EXEC)), 0)?])
         }
-        libc::SYS_socket if matches!(role, Role::Factory | Role::Forwarder) => [
+        libc::SYS_socket if matches!(role, Role::FactoryBegin | Role::Factory | Role::Forwarder) => [
             (libc::AF_INET, libc::SOCK_STREAM),
             (libc::AF_INET, libc::SOCK_DGRAM),
             (libc::AF_INET6, libc::SOCK_STREAM),
             (libc::AF_INET6, libc::SOCK_DGRAM),
+            (libc::AF_NETLINK, libc::SOCK_RAW),
         ]
         .into_iter()
+        .filter(|(family, _)| *family != libc::AF_NETLINK || role == Role::FactoryBegin)
         .map(|(family, kind)| all(&[(0, Eq, bits(family)), (1, MaskedEq(SOCK_TYPE_MASK), bits(kind))]))
         .collect(),
         libc::SYS_socket if role == Role::LinkMaker => [libc::AF_NETLINK, libc::AF_PACKET]
@@ -187,6 +191,12 @@ fn conditions(role: Role, call: libc::c_long) -> Result<Vec<SeccompRule>, Seccom
         libc::SYS_tkill => Ok(vec![one(0, Eq, bits(nix::unistd::gettid().as_raw()))?]),
         // Threads only.
         libc::SYS_clone => Ok(vec![one(0, MaskedEq(NEW_NAMESPACES | THREAD), THREAD)?]),
+        libc::SYS_prctl if role == Role::FactoryBegin => {
+            [libc::PR_SET_NO_NEW_PRIVS, libc::PR_CAP_AMBIENT, libc::PR_CAPBSET_DROP]
+                .into_iter()
+                .map(|what| one(0, Eq, bits(what)))
+                .collect()
+        }
         libc::SYS_prctl => Ok(vec![one(0, Eq, bits(libc::PR_SET_NAME))?]),
         _ => Ok(Vec::new()),
     }
@@ -224,6 +234,7 @@ fn lists(role: Role) -> [&'static [Call]; 5] {
         Role::Receive => [EVERY_THREAD, RAISE, DATA_THREAD, RECEIVE, &[]],
         Role::Broker => [EVERY_THREAD, RAISE, BROKER, BROKER_OF_LIBRARY, POLL],
         Role::LinkMaker => [EVERY_THREAD, RAISE, LINK_MAKER, LINK_MAKER_OF_LIBRARY, POLL],
+        Role::FactoryBegin => [EVERY_THREAD, RAISE, FACTORY, FACTORY_BEGIN, POLL],
         Role::Factory => [EVERY_THREAD, RAISE, FACTORY, POLL, &[]],
         Role::Forwarder => [EVERY_THREAD, RAISE, FORWARDER, FORWARDER_OF_MACHINE, &[]],
         Role::Remover => [EVERY_THREAD, RAISE, REMOVER, POLL, &[]],
@@ -302,6 +313,12 @@ const LINK_MAKER_OF_LIBRARY: &[Call] = calls![SYS_openat];
 
 const FACTORY: &[Call] = calls![SYS_getpid SYS_mremap SYS_setsockopt SYS_sigaltstack SYS_socket];
 
+/// Addresses, listeners, and how it gives up the rest.
+const FACTORY_BEGIN: &[Call] = calls![
+    SYS_bind SYS_capget SYS_capset SYS_connect SYS_landlock_create_ruleset SYS_landlock_restrict_self SYS_listen SYS_prctl
+    SYS_seccomp
+];
+
 #[cfg(target_arch = "x86_64")]
 const POLL: &[Call] = calls![SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
@@ -343,12 +360,13 @@ mod tests {
     use super::*;
     use crate::sys::wait;
 
-    const ROLES: [Role; 8] = [
+    const ROLES: [Role; 9] = [
         Role::Control,
         Role::Transmit,
         Role::Receive,
         Role::Broker,
         Role::LinkMaker,
+        Role::FactoryBegin,
         Role::Factory,
         Role::Forwarder,
         Role::Remover,

@@ -101,7 +101,9 @@ fn beneath_the_filter_of_every_helper_and_thread_there_is_landlock() {
     if !scopes {
         println!("skipped the datagrams: before Linux 6.12 landlock knows nothing of abstract sockets");
     }
-    for step in ["broker", "factory", "forwarder", "remover", "link maker", "control", "tx", "rx"] {
+    let steps =
+        ["broker", "factory begin", "factory", "forwarder", "remover", "link maker", "control", "tx", "rx"];
+    for step in steps {
         fs::write(scratch.path().join("precious"), "").expect("a file");
         let name = format!("wg4netns-test-{}-{step}", std::process::id());
         let abroad = UnixDatagram::bind_addr(&abstract_address(&name)).expect("a socket");
@@ -131,6 +133,7 @@ fn try_whole(step: &str, directory: &Path) {
     let run = || fs::File::open(directory.join("run")).expect("a directory").into();
     let helper = match step {
         "broker" => Some(confine::Helper::Broker),
+        "factory begin" => Some(confine::Helper::FactoryBegin),
         "factory" => Some(confine::Helper::Factory),
         "forwarder" => Some(confine::Helper::Forwarder),
         "remover" => Some(confine::Helper::Remover(run())),
