@@ -60,6 +60,19 @@ kill -9 "$OURS"; wait_for "the end" 5 gone "$OURS"
 wait_for "no interface" 5 not in_target ip link show wg0
 wait_for "no process of ours to be left" 5 no_processes
 
+step "killed and started again at once, it does not meet the interface of the one before"
+for _ in {1..5}; do
+  attach
+  kill -9 "$OURS"; wait_for "the end" 5 gone "$OURS"
+done
+attach
+in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
+capture "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf"
+assert_status 6
+assert_has "what is said while it lives" "\`wg0\`" "$ERR"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
+wait_for "no interface" 5 not in_target ip link show wg0
+
 step "it ends with its interface, and with its target"
 attach
 in_target ip link del wg0

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -45,6 +46,10 @@ const OVERHEAD: u32 = 32;
 /// Datagrams about our own work: one for each setting, address and route is what the socket's queue can hold. Somebody
 /// else's must not keep us here.
 const MAX_FORGOTTEN: usize = 10_000;
+
+/// How often and how soon to look again for the end of another tunnel's veth pair, two seconds in all.
+const LOOKS: u32 = 200;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// An interface, made and configured.
 #[derive(Debug)]
@@ -109,10 +114,23 @@ pub fn make(request: &ChildRequest) -> Result<MadeLink, SetupError> {
 
 /// The same interface by other means. If those are not there either, it is the TUN that is missing.
 fn without_tun(netlink: &mut Netlink, name: &str, source: OsError) -> Result<OwnedFd, SetupError> {
-    if netlink.link_named(name).map_err(SetupError::Netlink)?.is_some() {
+    if !is_free(netlink, name).map_err(SetupError::Netlink)? {
         return Err(SetupError::Tun(TunError::Exists { name: name.to_owned() }));
     }
     veth::make(netlink, name)?.map_err(|_refused| SetupError::Tun(TunError::Open { source }))
+}
+
+/// Whether no interface has this name, or will not have it in a moment: a veth pair goes with the namespace of its far
+/// end, which the kernel clears away some time after the tunnel has ended.
+fn is_free(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
+    for _ in 0..LOOKS {
+        match netlink.link_named(name)? {
+            None => return Ok(true),
+            Some(link) if link.alias.as_deref() != Some(ALIAS) => return Ok(false),
+            Some(_of_a_tunnel) => std::thread::sleep(BETWEEN_LOOKS),
+        }
+    }
+    Ok(netlink.link_named(name)?.is_none())
 }
 
 /// Makes the addresses and routes of an interface those of the plan, touching nothing that is right already.
