@@ -2,7 +2,8 @@
 //!
 //! # Theory of operation
 //! Each question gets a socket of its own, and so a source port of its own, and is put to one server after the other
-//! until one answers. An answer is the first datagram from that server with the question's number; it is passed on as
+//! until one answers. An answer is the first datagram from that server with the question's number and the question
+//! itself: a port that is used again may be reached by what was meant for the one before. It is passed on as
 //! it is, also when it is truncated: the client then asks again over TCP, which is forwarded like any connection. If no
 //! server answers the client is told so (SERVFAIL), which is faster for it than silence. No resolver of the host ever
 //! hears of it.
@@ -97,7 +98,7 @@ async fn answer_of(shared: &Shared, socket: &AsyncFd<OwnedFd>, question: &[u8]) 
         let mut guard = socket.ready(HEARS).await.ok()?;
         let buffer = &mut *shared.buffer.borrow_mut();
         match sockets::receive(socket.as_fd(), buffer) {
-            Ok(Arrived { len, .. }) if len >= HEADER && buffer[..2] == question[..2] => {
+            Ok(Arrived { len, .. }) if answers(&buffer[..len], question) => {
                 return Some(buffer[..len].to_vec());
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => guard.clear_ready(),
@@ -105,6 +106,41 @@ async fn answer_of(shared: &Shared, socket: &AsyncFd<OwnedFd>, question: &[u8]) 
             Err(_refused) => return None,
         }
     }
+}
+
+/// Whether a message is the answer to this question (RFC 5452, section 9.1).
+fn answers(message: &[u8], question: &[u8]) -> bool {
+    let (Some(header), Some(asked)) = (message.get(..HEADER), question.get(..HEADER)) else { return false };
+    let (is_answer, failed) = (header[2] & 0x80 != 0, header[3] & 0x0f != 0);
+    if header[..2] != asked[..2] || !is_answer {
+        return false;
+    }
+    match (entry(question), entry(message)) {
+        (Some((name, class)), Some((its_name, its_class))) => {
+            name.eq_ignore_ascii_case(its_name) && class == its_class
+        }
+        // A server that did not understand the question does not repeat it.
+        (Some(_), None) => failed && message[4..6] == [0, 0],
+        // Not one question, or none that can be read: the number is all there is.
+        (None, _) => true,
+    }
+}
+
+/// The name that a message asks for, and type and class of it; if it asks for one.
+fn entry(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    if message.get(4..6)? != [0, 1] {
+        return None;
+    }
+    let mut end = HEADER;
+    loop {
+        match usize::from(*message.get(end)?) {
+            0 => break,
+            // A question has nothing before it to refer to.
+            len @ 1..64 => end += 1 + len,
+            64.. => return None,
+        }
+    }
+    Some((message.get(HEADER..end)?, message.get(end + 1..end + 5)?))
 }
 
 /// What a server says that cannot find out: the question, marked as an answer with RCODE 2.
@@ -119,6 +155,52 @@ fn server_failure(mut question: Vec<u8>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One question for type A, or an answer to it.
+    fn message(number: u8, flags: [u8; 2], name: &[u8]) -> Vec<u8> {
+        let mut message = vec![0, number, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(name);
+        message.extend_from_slice(&[0, 0, 1, 0, 1]);
+        message
+    }
+
+    const ANSWER: [u8; 2] = [0x81, 0x80];
+
+    /// With the number of a question from before, and the port, its late answer was given to somebody else.
+    #[test]
+    fn an_answer_to_another_question_of_the_same_number_is_none() {
+        let question = message(7, [1, 0], b"\x06second\x04test");
+        assert!(answers(&message(7, ANSWER, b"\x06second\x04test"), &question));
+        assert!(answers(&message(7, ANSWER, b"\x06SeCond\x04tEst"), &question), "as servers may write it");
+        assert!(!answers(&message(8, ANSWER, b"\x06second\x04test"), &question), "another number");
+        assert!(!answers(&message(7, ANSWER, b"\x05first\x04test"), &question), "another name");
+        assert!(!answers(&message(7, ANSWER, b"\x06second"), &question), "half of the name");
+        assert!(!answers(&question, &question), "the question itself");
+        let mut other_type = message(7, ANSWER, b"\x06second\x04test");
+        let last = other_type.len() - 3;
+        other_type[last] = 28;
+        assert!(!answers(&other_type, &question), "another type");
+    }
+
+    #[test]
+    fn a_server_that_understands_nothing_may_leave_the_question_out() {
+        let question = message(7, [1, 0], b"\x01a");
+        assert!(answers(&[0, 7, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0], &question), "format error");
+        assert!(
+            !answers(&[0, 7, 0x81, 0x80, 0, 0, 0, 0, 0, 0, 0, 0], &question),
+            "no error, and no question"
+        );
+        // No question that could be compared: cut off, compressed, two of them.
+        for odd in [&b"\x3fa"[..], b"\xc0\x0c", b"\x01"] {
+            let mut odd = message(7, [1, 0], odd);
+            odd.truncate(HEADER + 2);
+            assert!(answers(&message(7, ANSWER, b"\x01a"), &odd));
+            assert!(!answers(&message(8, ANSWER, b"\x01a"), &odd));
+        }
+        for len in 0..HEADER {
+            assert!(!answers(&message(7, ANSWER, b"\x01a")[..len], &question));
+        }
+    }
 
     #[test]
     fn a_failure_repeats_the_question_and_its_number() {
