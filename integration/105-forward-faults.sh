@@ -23,7 +23,7 @@ table inet canary {
 N
 our_conf "$W/wg0.conf" "DNS = 10.6.0.2"
 start far socat TCP4-LISTEN:5432,bind=127.0.0.1,fork,reuseaddr SYSTEM:'cat'
-flags=(-p 8080:8000 -p 8081:8001/udp --reach 127.0.0.1:5432 --dns-forward 10.0.2.3)
+flags=(-p 8080:8000 -p 8081:8001/udp --reach 127.0.0.1:5432 --dns-forward 10.0.2.3 --pidfile "$W/tmp/pid")
 forwards() { "$WG4NETNS" status wg0 --json || true; }
 of_kind() { local pid; for pid in $(our_processes); do tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q -- "$1" && echo "$pid"; done; true; }
 
@@ -91,14 +91,33 @@ assert_eq "forwards in status" 0 "$(forwards | jq '.forwards | length')"
 kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 end
 
-step "the factory is killed: connections go on, new ones are refused, status still answers"
+step "the factory is killed: that is said, connections go on, new ones are refused, status still answers"
 begin
 kill -9 "$(of_kind __socket-factory)"
+wait_for "the warning" 5 grep -q "nothing more is forwarded to the inside: the process that makes sockets there has ended" "$W/wg0.log"
 capture timeout 1 socat -u TCP4:127.0.0.1:8080 -
 busy || fail "connections broke"
 assert_at_most "bytes that came" 0 "${#OUT}"
 kill "$OURS"; wait_for "the end" 5 gone "$OURS"
 nothing_left
+end
+
+step "the remover of the pid file is killed: that is said, and what it leaves"
+begin
+kill -9 "$(of_kind __remover)"
+wait_for "the warning" 5 grep -q "/tmp/pid\` will be left behind: the process that removes it has ended" "$W/wg0.log"
+busy || fail "connections broke"
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
+rm "$W/tmp/pid"
+nothing_left
+end
+
+step "where none was killed, none is said to have ended"
+: >"$W/wg0.log"
+begin
+kill "$OURS"; wait_for "the end" 5 gone "$OURS"
+nothing_left
+assert_eq "what was said of helpers" "" "$(grep -e 'has ended' -e 'left behind' -e 'no longer' "$W/wg0.log" || true)"
 end
 
 step "a forwarder that is stopped holds up nobody"

@@ -22,6 +22,7 @@ use nix::sys::signal::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::helper_end;
 use crate::sys::async_fd::{Changes, watch};
 use crate::sys::clock::{BootTimer, boot_nanos};
 use crate::sys::inode::Inode;
@@ -153,13 +154,8 @@ impl Lifetime {
 fn process(pidfd: PidFd) -> Result<Line, LifetimeError> {
     let pidfd = watch(pidfd, Interest::READABLE).map_err(LifetimeError::Process)?;
     Ok(Box::pin(async move {
-        loop {
-            let Ok(mut guard) = pidfd.readable().await else { return EndReason::TargetEnded };
-            if !matches!(guard.get_inner().has_ended(), Ok(false)) {
-                return EndReason::TargetEnded;
-            }
-            guard.clear_ready();
-        }
+        helper_end::ended(&pidfd).await;
+        EndReason::TargetEnded
     }))
 }
 

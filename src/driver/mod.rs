@@ -11,6 +11,7 @@ mod ethernet;
 pub mod failure;
 #[cfg(test)]
 pub(crate) mod fake_tunnel;
+pub mod helper_end;
 pub mod instance;
 pub mod interface_name;
 pub mod journal;

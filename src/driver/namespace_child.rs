@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::child_channel::{self, ChannelError, DEADLINE};
 use super::command::NetworkPlan;
 use super::failure::FailureClass;
+use super::helper_end::HelperEnd;
 use super::interface_name::InterfaceName;
 use super::link_setup::{ALIAS, MadeLink};
 use super::socket_factory::SocketsRequest;
@@ -530,6 +531,11 @@ impl ChildGuard {
     /// Ends it at once; what it said to us is still there.
     pub(crate) fn kill(&mut self) {
         let _ended_meanwhile = self.child.kill();
+    }
+
+    /// To tell what its end means.
+    pub(crate) fn watch(&self, meaning: String) -> Option<HelperEnd> {
+        HelperEnd::of(&self.child, meaning)
     }
 
     /// Ends the child if it has not ended, and tells how it did.

@@ -14,9 +14,9 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, ExitCode, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -24,6 +24,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::child_channel;
+use super::clock;
+use super::helper_end::HelperEnd;
 use super::lifetime::END_SIGNALS;
 use super::namespace_child::Helper;
 use super::ready::ReadyError;
@@ -32,6 +34,7 @@ use crate::sys::fd_passing::{self, adopt_fd};
 use crate::sys::inode::{self, Inode};
 use crate::sys::sandbox::{self, MissingLayer, Policy};
 use crate::sys::signals;
+use crate::sys::wait::poll;
 
 /// The hidden first argument that makes the program a remover; the third is the file's name in its directory.
 pub const ARGUMENT: &str = "__remover";
@@ -43,8 +46,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct PidfileGuard {
     remover: Child,
+    path: PathBuf,
     socket: UnixStream,
     missing: Vec<MissingLayer>,
+    end: Option<HelperEnd>,
 }
 
 impl PidfileGuard {
@@ -79,9 +84,9 @@ impl PidfileGuard {
         Self::spawn(helper, directory, name, open(&whole, flags, Mode::empty())?)
     }
 
-    fn spawn(helper: &Helper, directory: &Path, name: &OsStr, file: impl Into<Stdio>) -> io::Result<Self> {
+    fn spawn(helper: &Helper, path: &Path, name: &OsStr, file: impl Into<Stdio>) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = open(directory, flags, Mode::empty())?;
+        let directory = open(path, flags, Mode::empty())?;
         let (ours, theirs) = fd_passing::pair()?;
         let remover = helper
             .command(ARGUMENT)
@@ -92,7 +97,11 @@ impl PidfileGuard {
             .stderr(Stdio::from(directory))
             .process_group(0)
             .spawn()?;
-        let mut guard = Self { remover, socket: ours.try_clone()?.into(), missing: Vec::new() };
+        let path = path.join(name);
+        let meaning =
+            format!("`{}` will be left behind: the process that removes it has ended", path.display());
+        let end = HelperEnd::of(&remover, meaning);
+        let mut guard = Self { remover, path, socket: ours.try_clone()?.into(), missing: Vec::new(), end };
         let said = child_channel::receive(&ours, Some(child_channel::DEADLINE));
         (guard.missing, _) = said.map_err(|_silent| io::Error::from(Errno::ECHILD))?;
         guard.socket.set_read_timeout(Some(PATIENCE))?;
@@ -104,16 +113,44 @@ impl PidfileGuard {
     pub fn missing_layers(&self) -> &[MissingLayer] {
         &self.missing
     }
+
+    /// The remover's end, to be told while the tunnel runs.
+    pub fn take_end(&mut self) -> Option<HelperEnd> {
+        self.end.take()
+    }
+}
+
+impl PidfileGuard {
+    /// How a remover ended that has closed its socket, and so is about to.
+    fn outcome(&mut self) -> Option<ExitStatus> {
+        let deadline = clock::now().boot + PATIENCE;
+        loop {
+            match self.remover.try_wait() {
+                Ok(None) if clock::now().boot < deadline => {
+                    let _slept = poll(&mut [], Some(Duration::from_millis(1)));
+                }
+                ended => return ended.ok().flatten(),
+            }
+        }
+    }
 }
 
 impl Drop for PidfileGuard {
     fn drop(&mut self) {
-        // Its end closes the other end.
-        let removed = self.socket.shutdown(Shutdown::Write).and_then(|()| self.socket.read(&mut [0]));
-        if let Err(error) = removed {
-            tracing::debug!(%error, "a file of ours may remain");
+        // What its end means was said then.
+        if !matches!(self.remover.try_wait(), Ok(None)) {
+            return;
         }
-        let _not_yet = self.remover.try_wait();
+        // Its end closes the other end.
+        match self.socket.shutdown(Shutdown::Write).and_then(|()| self.socket.read(&mut [0])) {
+            Ok(_end) => {
+                if self.outcome().is_some_and(|status| status.signal().is_some()) {
+                    let path = self.path.display();
+                    tracing::warn!("`{path}` is left behind: the process that removes it was killed");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a file of ours may remain"),
+        }
     }
 }
 

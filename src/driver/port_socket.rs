@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{info, warn};
 
+use super::helper_end::HelperEnd;
 use super::namespace_child::Helper;
 use super::pidfile::PidfileGuard;
 use super::port_forward::{Forward, ForwardKind, PortForwards};
@@ -72,6 +73,11 @@ impl PortSocket {
     #[must_use]
     pub fn missing_layers(&self) -> &[MissingLayer] {
         self.file.missing_layers()
+    }
+
+    /// The end of that process, to be told while the tunnel runs.
+    pub fn take_end(&mut self) -> Option<HelperEnd> {
+        self.file.take_end()
     }
 
     /// Answers, for as long as it is polled.

@@ -131,8 +131,11 @@ fn attach(mut request: AttachRequest, caller: Option<Caller>) -> Result<(), Star
     assembly.missing_layers.extend(port_socket.iter().flat_map(PortSocket::missing_layers).cloned());
     assembly.port_socket = port_socket;
     let pidfile = request.ready.pidfile.as_deref();
-    let pidfile = pidfile.map(|path| PidfileGuard::write(path, &helper)).transpose()?;
+    let mut pidfile = pidfile.map(|path| PidfileGuard::write(path, &helper)).transpose()?;
     assembly.missing_layers.extend(pidfile.iter().flat_map(PidfileGuard::missing_layers).cloned());
+    let pidfile_end = pidfile.as_mut().and_then(PidfileGuard::take_end);
+    let socket_end = assembly.port_socket.as_mut().and_then(PortSocket::take_end);
+    assembly.helper_ends = pidfile_end.into_iter().chain(socket_end).collect();
     let readiness = Readiness::prepare(request.ready.ready_fd.take(), caller);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Machinery)?;
@@ -155,12 +158,24 @@ pub(super) async fn serve(
     mut readiness: Readiness,
     wait: Option<Duration>,
 ) -> Result<(), StartError> {
-    let Assembly { instance, listener, socket, parts, forwarder, port_socket, missing_layers: _ } = assembly;
+    let Assembly {
+        instance,
+        listener,
+        socket,
+        parts,
+        forwarder,
+        port_socket,
+        missing_layers: _,
+        helper_ends,
+    } = assembly;
     let Tunnel { mut control, handle, established, backlog } = Tunnel::start(parts)?;
     let mut tasks = JoinSet::new();
     let (handle, forwarder) = forward::hand_out(forwarder, handle, &mut tasks)?;
     if let (Some(socket), Some(forwards)) = (port_socket, handle.forwards().cloned()) {
         tasks.spawn(socket.serve(forwards));
+    }
+    for end in helper_ends {
+        tasks.spawn(end.tell());
     }
     let served = handle.clone();
     tasks.spawn(async move {

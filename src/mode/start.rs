@@ -20,6 +20,7 @@ use crate::driver::clock;
 use crate::driver::config_file::{ConfigFileError, LoadedConfig};
 use crate::driver::daemonize::DaemonizeError;
 use crate::driver::failure::{Failure, FailureClass};
+use crate::driver::helper_end::HelperEnd;
 use crate::driver::instance::{
     self, DirectoryError, Instance, InstanceError, InstanceGuard, InstanceName, InstanceRecord, NameChoice,
     RecordedTarget,
@@ -438,6 +439,8 @@ pub(super) struct Assembly {
     pub(super) port_socket: Option<PortSocket>,
     /// Layers of their sandboxes that helpers could not have.
     pub(super) missing_layers: Vec<MissingLayer>,
+    /// Helpers whose end nobody else sees.
+    pub(super) helper_ends: Vec<HelperEnd>,
 }
 
 /// The interface a tunnel works on.
@@ -517,6 +520,7 @@ pub(super) fn assemble(
         forwarder: None,
         port_socket: None,
         missing_layers: Vec::new(),
+        helper_ends: Vec::new(),
     }
 }
 

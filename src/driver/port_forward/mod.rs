@@ -25,6 +25,8 @@ mod tcp;
 mod udp;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,6 +47,7 @@ pub use protocol::{Forward, ForwardError, ForwardKind};
 use self::protocol::{Answer, Ask, Asked, Reply, Start};
 use super::child_channel::{self, ChannelError, DEADLINE};
 use super::failure::{Failure, FailureClass};
+use super::helper_end::HelperEnd;
 use super::namespace_child::{ChildGuard, Helper};
 use super::socket_factory::{InsideListener, SocketFactory};
 use crate::config::publish::{DNS_PORT, DnsAlias, ForwardPlan, PublishedPort, ReachedAddress, Transport};
@@ -61,6 +64,10 @@ const MAX_QUEUED: usize = 64;
 
 /// How long a running forwarder may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is said when the factory has ended: what is open goes on.
+const WITHOUT_FACTORY: &str =
+    "nothing more is forwarded to the inside: the process that makes sockets there has ended";
 
 /// Why ports are not forwarded.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +125,7 @@ pub struct Forwarder {
     // In this order: the sockets of the target go before their namespace is let go of.
     process: ForwarderGuard,
     factory: Option<ChildGuard>,
+    factory_end: Option<HelperEnd>,
 }
 
 #[derive(Debug)]
@@ -152,7 +160,7 @@ impl Forwarder {
             Ok((ours, ForwarderGuard(process)))
         };
         let (socket, process) = spawn().map_err(ForwarderError::Start)?;
-        Ok(Self { socket, asked: 0, process, factory: None })
+        Ok(Self { socket, asked: 0, process, factory: None, factory_end: None })
     }
 
     /// Listens on a port of the host; who connects waits until [`start`](Self::start).
@@ -179,6 +187,7 @@ impl Forwarder {
     ) -> Result<Vec<MissingLayer>, ForwarderError> {
         let mut missing = factory.missing.clone();
         let (child, channel, listeners) = factory.into_parts();
+        self.factory_end = child.watch(WITHOUT_FACTORY.to_owned());
         self.factory = Some(child);
         let servers = plan.dns_alias.as_ref().map(|alias| alias.servers.clone()).unwrap_or_default();
         let listening = listeners.iter().map(|(listener, _fd)| *listener).collect();
@@ -215,10 +224,23 @@ impl Forwarder {
         self,
     ) -> Result<(PortForwards, impl Future<Output = ()> + Send + 'static, RunningForwarder), ForwarderError>
     {
-        let Self { socket, asked, process, factory } = self;
+        let Self { socket, asked, process, factory, factory_end } = self;
         let socket = watch(socket, Interest::READABLE).map_err(ForwarderError::Start)?;
         let (asks, questions) = mpsc::channel(MAX_QUEUED);
-        let run = converse(socket, questions, asked);
+        let run = async move {
+            let factory_ends = async {
+                if let Some(end) = factory_end {
+                    end.tell().await;
+                }
+                pending::<Infallible>().await
+            };
+            tokio::select! {
+                // A factory ends with its forwarder, which is said then.
+                biased;
+                () = converse(socket, questions, asked) => {}
+                never = factory_ends => match never {},
+            }
+        };
         Ok((PortForwards { asks }, run, RunningForwarder { _process: process, _factory: factory }))
     }
 }
