@@ -25,7 +25,7 @@ long_fault B3c "every system call of the helper fails once: ENOMEM" "a line or a
 long_fault B3d "every system call of the helper fails once: EINTR" "a line or a way round; nothing left" helper_at_every_call 4
 long_fault B3e "every system call of the helper fails once: EMFILE" "a line or a way round; nothing left" helper_at_every_call 24
 long_fault B3f "every system call of the helper fails once: ENOSYS" "a line or a way round; nothing left" helper_at_every_call 38
-helper_at_every_call() { # FAULT
+helper_at_every_call() { # FAULT [ONE OF SO MANY CALLS IN THE SHORT FORM]
   [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
   hostile_target
   try_start "$W/kill-at" KILL 0 8>"$W/calls"
@@ -33,7 +33,7 @@ helper_at_every_call() { # FAULT
   [ "$total" -ge 30 ] || fail "a helper with $total calls: that is none"
   began=$(now_ms)
   # Some of them in the short form, others with another seed; all in the long one.
-  local step; step=$(how_many 3 1)
+  local step; step=$(how_many "${2:-3}" 1)
   for ((n = 1 + RANDOM % step; n <= total; n += step)); do
     try_start "$W/kill-at" "$1" "$n" 8>"$W/calls"
     if [ "$STATUS" = 0 ] && [ -s "$W/try.ready" ]; then started=$((started + 1)); else ended=$((ended + 1)); fi
@@ -61,10 +61,10 @@ helper_hangs() {
 }
 
 fault B1 "the parent is killed at random moments, $(how_many 50 1000) times" "nothing left, the next one starts" killed_at_random
-killed_at_random() {
+killed_at_random() { # [TIMES, SHORT AND LONG]
   hostile_target
   local n total longest delay early=0 late=0
-  total=$(how_many 50 1000)
+  total=$(how_many "${1:-50}" "${2:-1000}")
   local began; began=$(now_ms); attach; longest=$((($(now_ms) - began) * 1500)); kill "$OURS"; wait_for "its end" 3 gone "$OURS"
   for ((n = 0; n < total; n++)); do
     delay=$(((RANDOM * 32768 + RANDOM) % longest))
@@ -81,10 +81,10 @@ killed_at_random() {
 }
 
 fault B2 "SIGTERM, SIGINT, SIGHUP at random moments, $(how_many 30 1000) times" "ends ≤ 1 s, nothing left" signalled_at_random
-signalled_at_random() {
+signalled_at_random() { # [TIMES, SHORT AND LONG]
   hostile_target
   local n total longest delay signals=(TERM INT HUP)
-  total=$(how_many 30 1000)
+  total=$(how_many "${1:-30}" "${2:-1000}")
   local began; began=$(now_ms); attach; longest=$((($(now_ms) - began) * 1500)); kill "$OURS"; wait_for "its end" 3 gone "$OURS"
   for ((n = 0; n < total; n++)); do
     delay=$(((RANDOM * 32768 + RANDOM) % longest))

@@ -14,6 +14,7 @@ mend_network() {
   ip link set wlan9 down || true; ip link set wlan9 name h0 || true; ip link set h0 up || true
   nft delete table ip twice || true; on peer nft delete table ip twice || true
   echo 0 >/proc/sys/net/ipv6/conf/h0/disable_ipv6 || true
+  kill -CONT "$PEER_PID" || true
 }
 # The addresses that a link loses when it goes down.
 h0_again() { ip link set h0 up; ip addr replace 10.9.0.1/24 dev h0; ip addr replace fd09::1/64 dev h0 nodad; }
@@ -76,7 +77,8 @@ host_network() {
   bash -c "$2"
   recovers 1
 }
-fault C2a "the host's link is down for a second" "answers ≤ 1 s after" host_network 'ip link set h0 down' 'ip link set h0 up; ip addr replace fd09::1/64 dev h0 nodad'
+fault C2a "the host's link is down for a second" "answers ≤ 1 s after" host_link_down
+host_link_down() { host_network 'ip link set h0 down' 'ip link set h0 up; ip addr replace fd09::1/64 dev h0 nodad'; }
 # A running session keeps to the interface its peer's last datagram came by; so these meet a tunnel that begins.
 begins_without_route() { # KIND
   hostile_target
@@ -344,4 +346,13 @@ port_changed() {
   "$WG4NETNS" set wg0 listen-port 51877
   recovers 1
   assert_eq "the port" 51877 "$("$WG4NETNS" show wg0 listen-port)"
+}
+fault C14 "the peer is stopped for two seconds (SIGSTOP), then continued" "answers ≤ 1 s after" peer_stopped
+peer_stopped() {
+  fresh
+  kill -STOP "$PEER_PID"
+  not in_target ping -c 20 -i 0.1 -W 0.2 -q 10.6.0.2 >/dev/null || fail "an answer came: it is not stopped"
+  lives
+  kill -CONT "$PEER_PID"
+  recovers 1
 }
