@@ -4,6 +4,6 @@
 #   target (a hostile program in it) wg0 ── wg4netns :host ── h0 ═ p0 ── wireguard-go :peer
 #
 # needs: netns tun wg wireguard-go nft socat strace perl gcc
-# timeout: 400
+# timeout: 240
 # as: user
 exec bash "$(dirname "$0")/fault" "$@"

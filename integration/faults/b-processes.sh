@@ -28,14 +28,14 @@ long_fault B3f "every system call of the helper fails once: ENOSYS" "a line or a
 helper_at_every_call() { # FAULT [ONE OF SO MANY CALLS IN THE SHORT FORM]
   [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
   hostile_target
-  try_start "$W/kill-at" KILL 0 8>"$W/calls"
+  try_start "$BOARD/kill-at" KILL 0 8>"$W/calls"
   local total began started=0 ended=0 n; total=$(cat "$W/calls")
   [ "$total" -ge 30 ] || fail "a helper with $total calls: that is none"
   began=$(now_ms)
   # Some of them in the short form, others with another seed; all in the long one.
   local step; step=$(how_many "${2:-3}" 1)
   for ((n = 1 + RANDOM % step; n <= total; n += step)); do
-    try_start "$W/kill-at" "$1" "$n" 8>"$W/calls"
+    try_start "$BOARD/kill-at" "$1" "$n" 8>"$W/calls"
     if [ "$STATUS" = 0 ] && [ -s "$W/try.ready" ]; then started=$((started + 1)); else ended=$((ended + 1)); fi
     if [ "$STATUS" != 0 ]; then
       [ "$(grep -c '^wg4netns: ' <<<"$ERR")" -ge 1 ] || { said; fail "no line at call $n"; }
@@ -53,7 +53,7 @@ helper_hangs() {
   [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
   hostile_target
   local began; began=$(now_ms)
-  try_start "$W/kill-at" STOP 20 8>"$W/calls"
+  try_start "$BOARD/kill-at" STOP 20 8>"$W/calls"
   [ "$STATUS" != 0 ] || fail "it started"
   assert_at_most "time to give up (ms)" 7000 $(($(now_ms) - began)); recovery $(($(now_ms) - began))
   tell "$(grep -m 1 '^wg4netns' <<<"$ERR")"
