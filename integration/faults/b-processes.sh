@@ -28,14 +28,14 @@ long_fault B3f "every system call of the helper fails once: ENOSYS" "a line or a
 helper_at_every_call() { # FAULT [ONE OF SO MANY CALLS IN THE SHORT FORM]
   [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
   hostile_target
-  try_start "$BOARD/kill-at" KILL 0 8>"$W/calls"
+  try_start "$BOARD/kill-at" KILL 0 __namespace-child 8>"$W/calls"
   local total began started=0 ended=0 n; total=$(cat "$W/calls")
   [ "$total" -ge 30 ] || fail "a helper with $total calls: that is none"
   began=$(now_ms)
   # Some of them in the short form, others with another seed; all in the long one.
   local step; step=$(how_many "${2:-3}" 1)
   for ((n = 1 + RANDOM % step; n <= total; n += step)); do
-    try_start "$BOARD/kill-at" "$1" "$n" 8>"$W/calls"
+    try_start "$BOARD/kill-at" "$1" "$n" __namespace-child 8>"$W/calls"
     if [ "$STATUS" = 0 ] && [ -s "$W/try.ready" ]; then started=$((started + 1)); else ended=$((ended + 1)); fi
     if [ "$STATUS" != 0 ]; then
       [ "$(grep -c '^wg4netns: ' <<<"$ERR")" -ge 1 ] || { said; fail "no line at call $n"; }
@@ -53,7 +53,7 @@ helper_hangs() {
   [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
   hostile_target
   local began; began=$(now_ms)
-  try_start "$BOARD/kill-at" STOP 20 8>"$W/calls"
+  try_start "$BOARD/kill-at" STOP 20 __namespace-child 8>"$W/calls"
   [ "$STATUS" != 0 ] || fail "it started"
   assert_at_most "time to give up (ms)" 7000 $(($(now_ms) - began)); recovery $(($(now_ms) - began))
   tell "$(grep -m 1 '^wg4netns' <<<"$ERR")"
@@ -265,4 +265,94 @@ program_replaced() {
   mv "$W/copy" "$W/copy.old"; echo "#!/bin/false" >"$W/copy"; chmod +x "$W/copy"
   stays "the helper" 1 alive "$OURS"; recovers 1
   kill "$OURS"; wait_for "its end" 3 gone "$OURS"; rm "$W/copy" "$W/copy.old"
+}
+
+# --- the helpers that stay -------------------------------------------------------------------------------------------
+
+# Each is killed at the system calls of its life: as it starts, as it works, as it ends. Either the tunnel says why it does
+# not start, or it goes on and says what it is without; nothing is left.
+fault B14a "the factory of sockets is killed at $(how_many "ten of its" "each of its") calls" "a line, or goes on and says so; nothing left" \
+  helper_that_stays __namespace-child:2 "nothing more is forwarded to the inside"
+fault B14b "the forwarder of ports is killed at $(how_many "ten of its" "each of its") calls" "a line, or goes on and says so; nothing left" \
+  helper_that_stays __forwarder "ports are no longer forwarded"
+fault B14c "the broker of names is killed at $(how_many "ten of its" "each of its") calls" "a line, or goes on and says so; nothing left" \
+  helper_that_stays __broker "endpoint names are no longer resolved"
+fault B14d "the remover of files is killed at $(how_many "ten of its" "each of its") calls" "a line, or goes on and says so; nothing left" \
+  helper_that_stays __remover "wg0.pid\` will be left behind"
+helper_that_stays() { # HELPER WHAT IS SAID OF ITS END
+  [ "$(uname -m)" = x86_64 ] || skipped x86_64 "kill-at.c knows no other machine"
+  hostile_target
+  no_nscd
+  printf '127.0.0.1 localhost\n10.9.0.2 far.test\n' >"$W/hosts"; mount --bind "$W/hosts" "$(realpath /etc/hosts)"
+  our_conf "$W/helpers.conf" "DNS = 10.6.0.2" -- "Endpoint = far.test:51820"
+  start inside nsenter -t "$TARGET" -U -n --preserve-credentials -- socat TCP4-LISTEN:8000,fork,reuseaddr SYSTEM:cat
+  start inside nsenter -t "$TARGET" -U -n --preserve-credentials -- socat UDP4-RECVFROM:8001,fork 'SYSTEM:read -r line; echo "$line"'
+  start outside socat TCP4-LISTEN:5432,bind=127.0.0.1,fork,reuseaddr SYSTEM:cat
+  echo 192.0.2.7 >"$W/answer"
+  start names nsenter --net=/run/netns/peer -- "$FAULTS/names" 10.6.0.2 "$W/answer"
+  wait_for "the name server" 5 grep -q answering "$W/names.log"
+  wait_for "the servers inside" 5 in_target sh -c 'ss -Hltn | grep -q :8000 && ss -Hlun | grep -q :8001'
+  wait_for "the server outside" 5 sh -c 'ss -Hltn | grep -q 127.0.0.1:5432'
+  local total step n began refused=0 went_on=0 unhurt=0
+  one_life "$1" 0 "$2"
+  [ "$STATUS" = 0 ] || { said; fail "it does not start"; }
+  total=$(cat "$W/calls"); [ "$total" -ge 20 ] || fail "a helper with $total calls: that is none"
+  step=$(how_many $((total / 10)) 1); began=$(now_ms)
+  # Of the few at its end not to miss any.
+  for n in $(seq $((1 + RANDOM % step)) "$step" "$total") $((total - 4)) $((total - 1)); do
+    one_life "$1" "$n" "$2"
+    if [ "$STATUS" != 0 ]; then
+      refused=$((refused + 1))
+      assert_matches "a line at call $n" '(^|'$'\n'')wg4netns: ' "$ERR"
+      case $STATUS in 1 | 5) ;; *) said; fail "status $STATUS at call $n" ;; esac
+    elif is_hit; then went_on=$((went_on + 1)); else unhurt=$((unhurt + 1)); fi
+  done
+  recovery $((($(now_ms) - began) * step / total))
+  [ $((went_on * refused)) -gt 0 ] || fail "$refused refused, $went_on went on: some part of its life was left out"
+  umount "$(realpath /etc/hosts)" /run/nscd
+  tell "$total calls: $refused refused, $went_on went on, $unhurt unhurt"
+}
+is_hit() { grep -q '^hit' "$W/calls"; }
+# one_life HELPER N WHAT IS SAID: a tunnel that has every helper, from its start to its end; all of them have work. HELPER is killed
+# at its Nth call. Leaves STATUS, OUT, ERR.
+one_life() {
+  local pid parent work
+  rm -f "$W/try.ready"; : >"$W/calls"
+  "$BOARD/kill-at" KILL "$2" "$1" "$WG4NETNS" --netns-pid "$TARGET" --config "$W/helpers.conf" -p 127.0.0.1:18080:8000 -p 127.0.0.1:18081:8001/udp \
+    --reach 127.0.0.1:5432 --dns-forward 10.0.2.3 --pidfile "$W/runtime/wg0.pid" --ready-fd 9 >"$W/try.out" 2>"$W/try.err" 9>"$W/try.ready" 8>"$W/calls" &
+  pid=$!
+  wait_for "a start or a failure" 15 ready_or_dead try "$pid"
+  if [ -s "$W/try.ready" ]; then
+    parent=$(cat "$W/runtime/wg0.pid")
+    work=$(work_for_all)
+    if is_hit; then
+      wait_for "the reason (killed at call $2)" 3 grep -qF "$3" "$W/try.err"
+      [ "$1" = __broker ] || wait_for "an answer without the helper" 5 answer
+    else
+      assert_eq "what is done by helpers that live" "published datagram reached asked" "$work"
+    fi
+    kill "$parent"
+  fi
+  STATUS=0; wait "$pid" || STATUS=$?
+  ERR=$(cat "$W/try.err"); OUT=$(cat "$W/try.out")
+  assert_lacks "no panic at call $2" panicked "$ERR"
+  # Without its remover the file can only be told of.
+  if [ -e "$W/runtime/wg0.pid" ]; then
+    [ "$1" = __remover ] || fail "the pid file is left"
+    assert_matches "what is said of a file that is left at call $2" 'wg0.pid` (will be|is) left behind' "$ERR"
+    rm "$W/runtime/wg0.pid"
+  fi
+  assert_eq "ports that are open after call $2" "" "$(ss -Hltun '( sport = 18080 or sport = 18081 )')"
+  nothing_made "call $2"
+}
+# A word for each that came about. Whoever is not there any more refuses at once, or has a second.
+work_for_all() {
+  local question='\0\07\01\0\0\01\0\0\0\0\0\0\04name\04test\0\0\01\0\01' done=()
+  local echoes='exec 7<>"$0"; echo hello >&7; [ "$(timeout 1 dd bs=512 count=1 status=none <&7)" = hello ]'
+  ! timeout 2 bash -c "$echoes" /dev/tcp/127.0.0.1/18080 2>/dev/null || done+=(published)
+  ! timeout 2 bash -c "$echoes" /dev/udp/127.0.0.1/18081 2>/dev/null || done+=(datagram)
+  ! in_target timeout 2 bash -c "$echoes" /dev/tcp/127.0.0.1/5432 2>/dev/null || done+=(reached)
+  ! in_target timeout 2 bash -c "exec 7<>/dev/udp/10.0.2.3/53; printf '$question' >&7; timeout 1 dd bs=512 count=1 status=none <&7 | od -An -tx1 | tr -d ' \n' | grep -q 'c0000207\$'" 2>/dev/null ||
+    done+=(asked)
+  echo "${done[*]}"
 }
