@@ -3,7 +3,7 @@
 # that nobody answers are bounded, and what is answered late is given to nobody else.
 #
 #   writers, readers :host ── wg4netns (-p, --reach) ── lo of target: writers, readers
-#   target: asks 10.0.2.3 ── wg4netns (--dns-forward) ── wg0 ── h0 ═ p0 ── wireguard-go :peer, a name server on 10.6.0.2
+#   target: asks 10.0.2.3, 10.0.2.4 ── wg4netns (--dns-forward) ── wg0 ── h0 ═ p0 ── wireguard-go :peer, a name server on 10.6.0.2
 #
 # needs: netns tun wg wireguard-go socat perl jq
 # timeout: 120
@@ -35,7 +35,7 @@ start reader socat -u TCP4-LISTEN:5001,bind=127.0.0.1 "SYSTEM:$W/read reached-to
 start writer socat -u "OPEN:$W/stream,rdonly" TCP4-LISTEN:5002,bind=127.0.0.1; writers+=("$STARTED")
 listening() { [ "$(in_target ss -Hltn '( sport >= 8000 and sport <= 8002 )' | wc -l)" = 3 ] && [ "$(ss -Hltn '( sport = 5001 or sport = 5002 )' | wc -l)" = 2 ]; }
 wait_for "the servers" 5 listening
-attach -p 127.0.0.1:18000:8000 -p 127.0.0.1:18001:8001 -p 127.0.0.1:18002:8002 --reach 127.0.0.1:5001 --reach 127.0.0.1:5002 --dns-forward 10.0.2.3
+attach -p 127.0.0.1:18000:8000 -p 127.0.0.1:18001:8001 -p 127.0.0.1:18002:8002 --reach 127.0.0.1:5001 --reach 127.0.0.1:5002 --dns-forward 10.0.2.3 --dns-forward 10.0.2.4
 FORWARDER=$(forwarder)
 assert_eq "an answer beside nobody" "word" "$(echo word | timeout 5 socat -t 5 - TCP4:127.0.0.1:18002)"
 before=$(resident "$FORWARDER")
@@ -66,11 +66,11 @@ none() { [ "$(forwards | jq '[.forwards[] | select(.transport == "tcp") | .activ
 wait_for "no connection to be open" 5 none
 
 cat >"$W/ask" <<'P'
-# ask FROM-PORT NUMBER NAME…: puts the questions to the alias; prints what comes back to the last one.
+# ask FROM-PORT NUMBER NAME…: puts the questions to the alias at $ALIAS; prints what comes back to the last one.
 use strict; use warnings; use Socket; use Time::HiRes qw(sleep);
 my ($port, $number, @names) = @ARGV;
 socket(my $s, PF_INET, SOCK_DGRAM, 17); bind($s, sockaddr_in($port, INADDR_ANY)) or die "bind: $!";
-connect($s, sockaddr_in(53, inet_aton("10.0.2.3"))) or die "connect: $!";
+connect($s, sockaddr_in(53, inet_aton($ENV{ALIAS} // "10.0.2.3"))) or die "connect: $!";
 for (@names) { send($s, pack("n6", $number++, 0x0100, 1, 0, 0, 0) . join("", map { pack("C/a*", $_) } split /\./) . pack("xnn", 1, 1), 0); sleep 0.0005; }
 alarm 10;
 while (defined recv($s, my $answer, 512, 0)) {
@@ -87,11 +87,12 @@ echo 192.0.2.7 >"$W/answer"
 start names nsenter --net=/run/netns/peer -- "$INTEGRATION/faults/names" 10.6.0.2 "$W/answer"
 wait_for "the name server" 5 grep -q answering "$W/names.log"
 
-step "3000 questions that nobody answers: a bounded number is open, the rest wait or are lost"
+step "3000 questions that nobody answers at each of two addresses: a bounded number is open, the rest wait or are lost"
 assert_eq "an answer" "name.test 192.0.2.7" "$(ask 0 1 name.test)"
 before=$(resident "$FORWARDER")
 echo hold >"$W/answer"
 mapfile -t names < <(printf 'n%d.test\n' {1..3000})
+start crowd "${inside[@]}" env ALIAS=10.0.2.4 perl "$W/ask" 0 1 "${names[@]}"
 start crowd "${inside[@]}" perl "$W/ask" 0 1 "${names[@]}"
 crowded() { [ "$(questions)" -ge 200 ]; }
 wait_for "a crowd" 5 crowded

@@ -11,6 +11,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -21,8 +22,9 @@ use super::process::{Association, Candidates, Counters, HEARS, Shared};
 use super::udp::Place;
 use crate::sys::sockets::{self, Arrived};
 
-/// Questions at a time.
-const MAX_QUESTIONS: usize = 256;
+/// Questions at a time, of all addresses of the alias together: each costs a descriptor. Further ones wait in the kernel, or
+/// are lost, as datagrams are.
+pub(super) const MAX_QUESTIONS: usize = 256;
 
 /// How long one server may think about it.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -42,11 +44,16 @@ pub(super) async fn serve(
 ) {
     let listener = Rc::new(listener);
     let mut questions = JoinSet::new();
+    // Whoever is not asked must not keep others from answering.
+    let next = || async {
+        let ready = listener.readable().await;
+        (ready, Arc::clone(&shared.questions).acquire_owned().await)
+    };
     loop {
         tokio::select! {
             Some(_answered) = questions.join_next() => {}
-            ready = listener.readable(), if questions.len() < MAX_QUESTIONS => {
-                let Ok(mut guard) = ready else { return };
+            (ready, slot) = next() => {
+                let (Ok(mut guard), Ok(slot)) = (ready, slot) else { return };
                 let arrived = {
                     let buffer = &mut *shared.buffer.borrow_mut();
                     sockets::receive(listener.as_fd(), buffer).map(|Arrived { len, from, .. }| (buffer[..len].to_vec(), from))
@@ -57,7 +64,7 @@ pub(super) async fn serve(
                             (Rc::clone(&shared), Rc::clone(&listener), Rc::clone(&servers), Rc::clone(&counters));
                         questions.spawn_local(async move {
                             let _open = counters.open();
-                            let _place = Place::take(&shared);
+                            let (_place, _slot) = (Place::take(&shared), slot);
                             let answer = match ask(&shared, &question, &servers).await {
                                 Some(answer) => answer,
                                 None => {

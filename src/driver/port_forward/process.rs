@@ -102,6 +102,8 @@ pub(super) struct Shared {
     inside: RefCell<Vec<IpAddr>>,
     /// One for each connection that may still be opened.
     pub(super) slots: Arc<Semaphore>,
+    /// One for each DNS question that may still be asked.
+    pub(super) questions: Arc<Semaphore>,
     /// Connections that are open; each ends by itself.
     pub(super) connections: RefCell<JoinSet<()>>,
     /// UDP flows and DNS questions that are open.
@@ -290,6 +292,7 @@ impl Forwards {
             factory: RefCell::default(),
             inside: RefCell::default(),
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS.min(half / 4))),
+            questions: Arc::new(Semaphore::new(dns::MAX_QUESTIONS.min(half / 4))),
             connections: RefCell::default(),
             flows: Cell::default(),
             max_flows: MAX_FLOWS.min(half / 2),
