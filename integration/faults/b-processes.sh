@@ -272,7 +272,7 @@ program_replaced() {
 # Each is killed at the system calls of its life: as it starts, as it works, as it ends. Either the tunnel says why it does
 # not start, or it goes on and says what it is without; nothing is left.
 fault B14a "the factory of sockets is killed at $(how_many "ten of its" "each of its") calls" "a line, or goes on and says so; nothing left" \
-  helper_that_stays __namespace-child:2 "nothing more is forwarded to the inside"
+  helper_that_stays __socket-factory "nothing more is forwarded to the inside"
 fault B14b "the forwarder of ports is killed at $(how_many "ten of its" "each of its") calls" "a line, or goes on and says so; nothing left" \
   helper_that_stays __forwarder "ports are no longer forwarded"
 fault B14c "the broker of names is killed at $(how_many "ten of its" "each of its") calls" "a line, or goes on and says so; nothing left" \
