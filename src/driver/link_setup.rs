@@ -26,6 +26,7 @@ use crate::sys::netlink::{
 use crate::sys::os_error::OsError;
 use crate::sys::sysctl::{self, Ipv6Setting};
 use crate::sys::tun::{self, TunError};
+use crate::sys::wait;
 
 /// The alias of every interface we make.
 pub const ALIAS: &str = "wg4netns";
@@ -127,7 +128,8 @@ fn is_free(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
         match netlink.link_named(name)? {
             None => return Ok(true),
             Some(link) if link.alias.as_deref() != Some(ALIAS) => return Ok(false),
-            Some(_of_a_tunnel) => std::thread::sleep(BETWEEN_LOOKS),
+            // By poll, which who makes an interface may call; sleeping is a system call of its own.
+            Some(_of_a_tunnel) => drop(wait::poll(&mut [], Some(BETWEEN_LOOKS))),
         }
     }
     Ok(netlink.link_named(name)?.is_none())
