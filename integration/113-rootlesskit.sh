@@ -90,6 +90,23 @@ P
     assert_has "why" "wg4netns (as pasta): an interface without \`--config-net\` cannot be had with a tunnel: " "$ERR"
   fi
 
+  # What `--net=none` of rootlesskit 2.1 makes, by whatever means this one has.
+  step "a network namespace with \`lo\` alone: attach gives it the tunnel, and goes with it"
+  local none=(rootlesskit --net=none)
+  timeout 10 "${none[@]}" true 2>/dev/null || none=(rootlesskit --net=host unshare --net)
+  note "${none[*]}"
+  rm -f "$W/bare.pid" "$W/go"
+  start bare "${none[@]}" sh -c "
+    ip link set lo up; ip -o link; echo \$\$ >'$W/bare.pid'
+    until [ -e '$W/go' ]; do sleep 0.05; done; curl -sS -m 10 http://10.6.0.2/; echo; sleep 60"
+  wait_for "its command" 10 test -s "$W/bare.pid"
+  assert_eq "interfaces before" 1 "$(grep -c '^[0-9]*:' "$W/bare.log")"
+  "$WG4NETNS" --netns-pid "$(cat "$W/bare.pid")" --config work --background --wait-handshake=10
+  assert_seen "$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')"
+  : >"$W/go"
+  wait_for "the page" 10 grep -q "you are 10.6.0.1" "$W/bare.log"
+  kill "$(cat "$W/bare.pid")"; wait_for "no process of ours to be left" 5 no_processes
+
   step "a configuration that is not there fails the start"
   # rootlesskit shows what its helpers say only then.
   WG4NETNS_CONFIG=absent capture timeout 20 rootlesskit --debug "${flags[@]}" echo ran
