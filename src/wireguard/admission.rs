@@ -34,9 +34,9 @@ const LOAD_LINGERS: Duration = Duration::from_secs(1);
 /// Per source, as the kernel module has it.
 const SOURCE: Budget = Budget { per_second: 20, burst: 5 };
 
-/// Messages without a cookie that are admitted under load, from all sources together: 4 % of a core. At once, what
-/// 16 sources may have saved up, and room beside them.
-const TRICKLE: Budget = Budget { per_second: 250, burst: 100 };
+/// Messages without a cookie that are admitted under load, from all sources together: 2 % of a core. What 16 sources may
+/// send, at once and as long as they like, and room beside them.
+const TRICKLE: Budget = Budget { per_second: 400, burst: 100 };
 
 /// More a second, from sources within their budget, are load that goes on: each second would fill the queue.
 const CROWD: Budget = Budget { per_second: UNDER_LOAD as u64, burst: UNDER_LOAD as u64 };
@@ -280,7 +280,7 @@ mod tests {
         };
         admitted_in(&mut admission, UNDER_LOAD, 0..1);
         let trickle = admitted_in(&mut admission, 0, 1..10_000);
-        assert!((2400..=2600).contains(&trickle), "{trickle} in ten seconds");
+        assert!((3900..=4100).contains(&trickle), "{trickle} in ten seconds");
         assert_eq!(admission.decide(ip("192.0.2.1"), 0, || false, at(10_500)), Verdict::Admit, "the trickle");
         assert!(admission.is_crowded(at(10_900)));
         assert!(!admission.is_crowded(at(11_000)), "a second after its end");
@@ -312,6 +312,24 @@ mod tests {
             admission.decide(IpAddr::V4((0x0a00_0000 + message % 16).into()), UNDER_LOAD, || false, at(1000));
         }
         assert_eq!(admission.decide(ip("192.0.2.1"), UNDER_LOAD, || false, at(1000)), Verdict::Admit);
+    }
+
+    /// On a busy machine the queue is long every now and then, so load lasts; and the budgets of 16 sources were more than
+    /// was admitted under load: one stranger in five had to wait five seconds.
+    #[test]
+    fn load_that_lasts_from_sixteen_sources_leaves_room_for_another() {
+        let mut admission = Admission::new();
+        for milli in 0..10_000_u64 {
+            for message in 0..20_u32 {
+                let source = IpAddr::V4((0x0a00_0000 + message % 16).into());
+                admission.decide(source, UNDER_LOAD, || false, at(milli));
+            }
+            if milli % 100 == 99 {
+                let stranger = IpAddr::V4((0xc000_0200 + u32::try_from(milli).unwrap()).into());
+                let verdict = admission.decide(stranger, UNDER_LOAD, || false, at(milli));
+                assert_eq!(verdict, Verdict::Admit, "after {milli} ms");
+            }
+        }
     }
 
     #[test]
