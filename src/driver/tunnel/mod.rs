@@ -129,7 +129,7 @@ impl Tunnel {
         let watch =
             parts.rtnetlink.map(|sockets| LinkWatch::new(sockets, parts.state.clone())).transpose()?;
         let kind = link.kind();
-        let backlog = Backlog::new(link, transmit);
+        let backlog = Backlog::new(&link, &transmit);
         let control = Control::new(control::ControlParts {
             name: parts.name,
             link: kind,
