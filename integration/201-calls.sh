@@ -193,10 +193,10 @@ spare() {
   # A log line goes to standard error, to a file, or to the journal, and a long one there as a descriptor.
   echo write sendto sendmsg recvmsg
   case $1 in
-    # A log file that is full.
-    control) echo ftruncate ;;
+    # A log file that is full; many datagrams at once that each go alone (a flood's cookies, packets of many sizes).
+    control) echo ftruncate sendmmsg ;;
     # And: a thread's memory grows; a packet without a way is answered by whichever thread has read it.
-    tx | rx) echo ftruncate mprotect writev ;;
+    tx | rx) echo ftruncate sendmmsg mprotect writev ;;
     # glibc loads what /etc/nsswitch.conf names; musl before 1.2.4 reads files by another call, and asks by ioctl for the
     # index of an interface that an address names (050).
     broker) echo fstat pread64 readv ioctl ;;

@@ -247,26 +247,44 @@ pub fn wipe_stack<const WORDS: usize>() {
     std::hint::black_box(&stack);
 }
 
-/// Seals a cookie with XChaCha20-Poly1305.
-///
-/// # Panics
-/// Never: 16 bytes are far below the cipher's limit.
-#[must_use]
-pub fn xseal(
-    key: &[u8; HASH_LEN],
-    nonce: &[u8; XNONCE_LEN],
-    aad: &[u8],
-    cookie: &[u8; MAC_LEN],
-) -> [u8; MAC_LEN + TAG_LEN] {
-    let (key, nonce) = extended(key, nonce);
-    let mut sealed = [0; MAC_LEN + TAG_LEN];
-    let (text, tag) = sealed.split_at_mut(MAC_LEN);
-    text.copy_from_slice(cookie);
-    let sealed_tag = key
-        .seal_in_place_separate_tag(nonce, Aad::from(aad), text)
-        .expect("16 bytes are far below the cipher's limit");
-    tag.copy_from_slice(sealed_tag.as_ref());
-    sealed
+/// Seals cookies with XChaCha20-Poly1305 under one key, each with a nonce of its own: 16 random bytes that stay, and a
+/// counter. Drawing each anew would be a system call, and another key schedule, for each message of a flood.
+pub struct CookieSealer {
+    key: LessSafeKey,
+    prefix: [u8; 16],
+    counter: u64,
+}
+
+impl CookieSealer {
+    /// The `prefix` must never have been used with `key` before: draw it.
+    #[must_use]
+    pub fn new(key: &[u8; HASH_LEN], prefix: [u8; 16]) -> Self {
+        Self { key: subkey(key, &prefix), prefix, counter: 0 }
+    }
+
+    /// The nonce, and the cookie sealed.
+    ///
+    /// # Panics
+    /// Never: 16 bytes are far below the cipher's limit.
+    pub fn seal(
+        &mut self,
+        aad: &[u8],
+        cookie: &[u8; MAC_LEN],
+    ) -> ([u8; XNONCE_LEN], [u8; MAC_LEN + TAG_LEN]) {
+        self.counter += 1;
+        let mut nonce = [0; XNONCE_LEN];
+        nonce[..16].copy_from_slice(&self.prefix);
+        nonce[16..].copy_from_slice(&self.counter.to_le_bytes());
+        let mut sealed = [0; MAC_LEN + TAG_LEN];
+        let (text, tag) = sealed.split_at_mut(MAC_LEN);
+        text.copy_from_slice(cookie);
+        let sealed_tag = self
+            .key
+            .seal_in_place_separate_tag(short_nonce(&nonce), Aad::from(aad), text)
+            .expect("16 bytes are far below the cipher's limit");
+        tag.copy_from_slice(sealed_tag.as_ref());
+        (nonce, sealed)
+    }
 }
 
 /// Opens a cookie; `None` if it is not authentic.
@@ -277,21 +295,25 @@ pub fn xopen(
     aad: &[u8],
     sealed: &[u8; MAC_LEN + TAG_LEN],
 ) -> Option<[u8; MAC_LEN]> {
-    let (key, nonce) = extended(key, nonce);
+    let prefix = nonce.first_chunk().expect("24 bytes begin with 16");
     let mut bytes = *sealed;
-    let cookie = key.open_in_place(nonce, Aad::from(aad), &mut bytes).ok()?;
+    let cookie = subkey(key, prefix).open_in_place(short_nonce(nonce), Aad::from(aad), &mut bytes).ok()?;
     cookie.try_into().ok()
 }
 
-/// The key and the nonce that ChaCha20-Poly1305 takes in XChaCha20-Poly1305's place (draft-irtf-cfrg-xchacha-03, §2.3):
-/// HChaCha20 of the key and the first 16 bytes; the other eight behind four zeros.
-fn extended(key: &[u8; HASH_LEN], nonce: &[u8; XNONCE_LEN]) -> (LessSafeKey, Nonce) {
-    let (first, rest) = nonce.split_at(16);
-    let subkey = hchacha::<U10>(key.into(), first.into());
+/// The key that ChaCha20-Poly1305 takes in XChaCha20-Poly1305's place (draft-irtf-cfrg-xchacha-03, §2.3): HChaCha20 of
+/// the key and the first 16 bytes of the nonce.
+fn subkey(key: &[u8; HASH_LEN], prefix: &[u8; 16]) -> LessSafeKey {
+    let subkey = hchacha::<U10>(key.into(), prefix.into());
     let unbound = UnboundKey::new(&CHACHA20_POLY1305, &subkey).expect("a ChaCha20-Poly1305 key has 32 bytes");
+    LessSafeKey::new(unbound)
+}
+
+/// And the nonce: the other eight bytes behind four zeros.
+fn short_nonce(nonce: &[u8; XNONCE_LEN]) -> Nonce {
     let mut short = [0; 12];
-    short[4..].copy_from_slice(rest);
-    (LessSafeKey::new(unbound), Nonce::assume_unique_for_key(short))
+    short[4..].copy_from_slice(&nonce[16..]);
+    Nonce::assume_unique_for_key(short)
 }
 
 /// Whether two secrets of equal length are equal, in constant time.
@@ -339,13 +361,15 @@ mod tests {
 
     #[test]
     fn a_cookie_opens_only_under_its_key_nonce_and_message() {
-        let sealed = xseal(&[1; 32], &[2; 24], b"mac1", &[3; 16]);
+        let mut sealer = CookieSealer::new(&[1; 32], [2; 16]);
+        let (nonce, sealed) = sealer.seal(b"mac1", &[3; 16]);
         let other = XChaCha20Poly1305::new(&[1; 32].into());
         let payload = Payload { msg: &[3; 16], aad: b"mac1" };
-        assert_eq!(other.encrypt(&[2; 24].into(), payload).unwrap(), sealed, "another implementation's");
-        assert_eq!(xopen(&[1; 32], &[2; 24], b"mac1", &sealed), Some([3; 16]));
-        assert_eq!(xopen(&[1; 32], &[2; 24], b"mac2", &sealed), None);
+        assert_eq!(other.encrypt(&nonce.into(), payload).unwrap(), sealed, "another implementation's");
+        assert_eq!(xopen(&[1; 32], &nonce, b"mac1", &sealed), Some([3; 16]));
+        assert_eq!(xopen(&[1; 32], &nonce, b"mac2", &sealed), None);
         assert_eq!(xopen(&[1; 32], &[9; 24], b"mac1", &sealed), None);
-        assert_eq!(xopen(&[9; 32], &[2; 24], b"mac1", &sealed), None);
+        assert_eq!(xopen(&[9; 32], &nonce, b"mac1", &sealed), None);
+        assert_ne!(sealer.seal(b"mac1", &[3; 16]).0, nonce);
     }
 }

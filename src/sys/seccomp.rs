@@ -256,7 +256,7 @@ const RAISE: &[Call] = calls![SYS_tkill];
 
 // readv: on a TUN whose kernel knows no reading without waiting there (6.1 was seen).
 const DATA_THREAD: &[Call] = calls![
-    SYS_ftruncate SYS_getpid SYS_mprotect SYS_mremap SYS_readv SYS_sigaltstack SYS_writev
+    SYS_ftruncate SYS_getpid SYS_mprotect SYS_mremap SYS_readv SYS_sendmmsg SYS_sigaltstack SYS_writev
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -271,7 +271,7 @@ const RECEIVE: &[Call] = calls![SYS_recvmmsg SYS_preadv2 SYS_ppoll];
 
 const CONTROL: &[Call] = calls![
     SYS_accept4 SYS_bind SYS_epoll_ctl SYS_flock SYS_ftruncate SYS_getpid SYS_getsockname SYS_getsockopt SYS_ioctl
-    SYS_kill SYS_pidfd_send_signal SYS_read SYS_recvfrom SYS_setsockopt SYS_shutdown
+    SYS_kill SYS_pidfd_send_signal SYS_read SYS_recvfrom SYS_sendmmsg SYS_setsockopt SYS_shutdown
     SYS_socket SYS_timerfd_settime SYS_unlinkat SYS_wait4
 ];
 

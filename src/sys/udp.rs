@@ -29,6 +29,9 @@ const BUFFER_BYTES: c_int = 4 << 20;
 /// Messages one [`UdpSocket::receive`] takes at most; their headers live on the stack.
 pub const MAX_RECEIVE: usize = 16;
 
+/// Messages one [`UdpSocket::send_many`] sends at most; the same.
+pub const MAX_SEND: usize = 32;
+
 /// Bytes of ancillary data for either direction: two addresses, two traffic classes and a segment size at the most.
 const CONTROL_LEN: usize = 192;
 
@@ -216,7 +219,7 @@ impl UdpSocket {
     ) -> io::Result<usize> {
         let mut names = [SockaddrBytes::EMPTY; MAX_RECEIVE];
         let mut controls = [const { Control::EMPTY }; MAX_RECEIVE];
-        let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_RECEIVE];
+        let mut pieces = [EMPTY_PIECE; MAX_RECEIVE];
         let mut messages = [empty_mmsghdr(); MAX_RECEIVE];
         let mut count: libc::c_uint = 0;
         let parts = messages.iter_mut().zip(&mut pieces).zip(names.iter_mut().zip(&mut controls));
@@ -302,34 +305,78 @@ impl UdpSocket {
     /// Any errno; none of them means that the socket is of no more use.
     pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let mut name = SockaddrBytes::EMPTY;
-        let name_len = name.emit(transmit.remote, self.has_ipv6);
         let mut control = Control::EMPTY;
+        let mut piece = EMPTY_PIECE;
+        let mut message = empty_mmsghdr();
+        self.fill(&mut message.msg_hdr, transmit, &mut piece, &mut name, &mut control);
+        let flags = libc::MSG_NOSIGNAL | if transmit.dont_wait { libc::MSG_DONTWAIT } else { 0 };
+        // SAFETY: name, control and buffer are as long as the lengths beside them say and outlive the call; sendmsg only
+        // reads them.
+        repeat(|| unsafe {
+            libc::syscall(libc::SYS_sendmsg, self.fd.as_raw_fd(), &raw const message.msg_hdr, flags)
+        })?;
+        Ok(())
+    }
+
+    /// Sends up to [`MAX_SEND`] of them by one call, in order; returns how many were sent before one could not be. Why
+    /// that one could not, the next call about it tells.
+    ///
+    /// # Errors
+    /// What kept the first from being sent, as of [`send`](Self::send).
+    pub fn send_many<'a>(&self, transmits: impl Iterator<Item = Transmit<'a>>) -> io::Result<usize> {
+        let mut names = [SockaddrBytes::EMPTY; MAX_SEND];
+        let mut controls = [const { Control::EMPTY }; MAX_SEND];
+        let mut pieces = [EMPTY_PIECE; MAX_SEND];
+        let mut messages = [empty_mmsghdr(); MAX_SEND];
+        let (mut count, mut flags) = (0_usize, libc::MSG_NOSIGNAL);
+        let parts = messages.iter_mut().zip(&mut pieces).zip(names.iter_mut().zip(&mut controls));
+        for (((message, piece), (name, control)), transmit) in parts.zip(transmits) {
+            self.fill(&mut message.msg_hdr, &transmit, piece, name, control);
+            flags |= if transmit.dont_wait { libc::MSG_DONTWAIT } else { 0 };
+            count += 1;
+        }
+        // SAFETY: `count` headers were filled above; names, controls and buffers are as long as the lengths beside them
+        // say and outlive the call, which reads them, and writes lengths into the headers.
+        repeat(|| unsafe {
+            libc::syscall(libc::SYS_sendmmsg, self.fd.as_raw_fd(), messages.as_mut_ptr(), count, flags)
+        })
+    }
+
+    /// Points a header to what is to be sent.
+    fn fill(
+        &self,
+        header: &mut libc::msghdr,
+        transmit: &Transmit<'_>,
+        piece: &mut libc::iovec,
+        name: &mut SockaddrBytes,
+        control: &mut Control,
+    ) {
         let used = control.emit(transmit);
-        let mut piece = libc::iovec {
+        *piece = libc::iovec {
             iov_base: transmit.bytes.as_ptr().cast_mut().cast(),
             iov_len: transmit.bytes.len(),
         };
-        let mut message = empty_mmsghdr().msg_hdr;
-        message.msg_name = name.bytes.as_mut_ptr().cast();
-        message.msg_namelen = name_len;
-        message.msg_iov = &raw mut piece;
-        message.msg_iovlen = 1;
+        header.msg_namelen = name.emit(transmit.remote, self.has_ipv6);
+        header.msg_name = name.bytes.as_mut_ptr().cast();
+        header.msg_iov = piece;
+        header.msg_iovlen = 1;
         if used > 0 {
-            message.msg_control = control.bytes.as_mut_ptr().cast();
-            message.msg_controllen = control_len(used);
+            header.msg_control = control.bytes.as_mut_ptr().cast();
+            header.msg_controllen = control_len(used);
         }
-        let flags = libc::MSG_NOSIGNAL | if transmit.dont_wait { libc::MSG_DONTWAIT } else { 0 };
-        loop {
-            // SAFETY: name, control and buffer are as long as the lengths beside them say and outlive the call;
-            // sendmsg only reads them.
-            let rc = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, flags) };
-            if rc >= 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
+    }
+}
+
+/// A system call until no signal interrupts it. By number, because musl copies each header anew, and sends many one by
+/// one; its layout is the kernel's, with zeros where the kernel's fields are wider.
+fn repeat(mut call: impl FnMut() -> libc::c_long) -> io::Result<usize> {
+    loop {
+        if let Ok(result) = usize::try_from(call()) {
+            return Ok(result);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }
@@ -351,6 +398,8 @@ const RECEIVE_FLAGS: c_int = libc::MSG_WAITFORONE;
 const RECEIVE_NOW_FLAGS: libc::c_uint = libc::MSG_DONTWAIT.unsigned_abs();
 #[cfg(not(target_env = "musl"))]
 const RECEIVE_NOW_FLAGS: c_int = libc::MSG_DONTWAIT;
+
+const EMPTY_PIECE: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 fn empty_mmsghdr() -> libc::mmsghdr {
     // SAFETY: a structure of integers and pointers, for all of which zero is a value.

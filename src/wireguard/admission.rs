@@ -9,7 +9,8 @@
 //!    a few addresses ends here: it costs us a MAC and a cookie each, the queue stays short, and nobody else notices.
 //! 3. *Under load*: 1/8 waits, and for a second after. Everybody must show a cookie, as the kernel module demands;
 //!    except for a trickle of messages from sources within their budget, few enough to cost little, so that a
-//!    peer whose first message falls into such a second need not wait five for its next. Turned away, a flood leaves
+//!    peer whose first message falls into such a second need not wait five for its next. In a deluge of such messages
+//!    the trickle would be a lottery that hardly a peer wins, so it stops. Turned away, a flood leaves
 //!    the queue short; the load lasts until the flood itself is over, or each second of it would begin with as many
 //!    Diffie-Hellmans as it takes to fill the queue again.
 //!
@@ -41,6 +42,12 @@ const TRICKLE: Budget = Budget { per_second: 400, burst: 100 };
 /// More a second, from sources within their budget, are load that goes on: each second would fill the queue.
 const CROWD: Budget = Budget { per_second: UNDER_LOAD as u64, burst: UNDER_LOAD as u64 };
 
+/// More a second, from sources within their budget, are ten times what the trickle admits.
+const DELUGE: Budget = Budget { per_second: 4000, burst: 400 };
+
+/// How long the trickle stays away after a message beyond that.
+const DELUGE_LINGERS: Duration = Duration::from_millis(100);
+
 /// Sources remembered; at 48 bytes each, under a megabyte.
 const MAX_SOURCES: usize = 16_384;
 
@@ -59,6 +66,7 @@ pub(super) enum Verdict {
 pub(super) struct Admission {
     crowded_until: BootTime,
     loaded_until: BootTime,
+    deluge_until: BootTime,
     /// By the address a message claims to come from.
     claimed: RateLimiter,
     /// By the address a message was shown to come from.
@@ -66,6 +74,8 @@ pub(super) struct Admission {
     trickle: Bucket,
     /// What comes under load from sources within their budget.
     crowd: Bucket,
+    /// The same, against a greater measure.
+    deluge: Bucket,
 }
 
 impl Admission {
@@ -73,10 +83,12 @@ impl Admission {
         Self {
             crowded_until: BootTime::default(),
             loaded_until: BootTime::default(),
+            deluge_until: BootTime::default(),
             claimed: RateLimiter::default(),
             proven: RateLimiter::default(),
             trickle: Bucket::default(),
             crowd: Bucket::default(),
+            deluge: Bucket::default(),
         }
     }
 
@@ -105,6 +117,9 @@ impl Admission {
         if loaded && within_budget && !self.crowd.spend(CROWD, now) {
             (self.crowded_until, self.loaded_until) = (now + LOAD_LINGERS, now + LOAD_LINGERS);
         }
+        if loaded && within_budget && !self.deluge.spend(DELUGE, now) {
+            self.deluge_until = now + DELUGE_LINGERS;
+        }
         let crowded = self.is_crowded(now);
         if !loaded && (within_budget || !crowded) {
             Verdict::Admit
@@ -113,7 +128,7 @@ impl Admission {
                 Some(true) => Verdict::Admit,
                 Some(false) | None => Verdict::Drop,
             }
-        } else if within_budget && self.trickle.spend(TRICKLE, now) {
+        } else if within_budget && now >= self.deluge_until && self.trickle.spend(TRICKLE, now) {
             Verdict::Admit
         } else {
             Verdict::Challenge
@@ -279,11 +294,22 @@ mod tests {
             verdicts.filter(|verdict| *verdict == Verdict::Admit).count()
         };
         admitted_in(&mut admission, UNDER_LOAD, 0..1);
-        let trickle = admitted_in(&mut admission, 0, 1..10_000);
-        assert!((3900..=4100).contains(&trickle), "{trickle} in ten seconds");
+        let admitted = admitted_in(&mut admission, 0, 1..10_000);
+        assert!(admitted <= 100, "{admitted} in ten seconds");
         assert_eq!(admission.decide(ip("192.0.2.1"), 0, || false, at(10_500)), Verdict::Admit, "the trickle");
         assert!(admission.is_crowded(at(10_900)));
         assert!(!admission.is_crowded(at(11_000)), "a second after its end");
+    }
+
+    #[test]
+    fn a_moderate_flood_from_everywhere_leaves_a_trickle() {
+        let mut admission = Admission::new();
+        let sources = (0x0a00_0000_u32..).map(|bits| IpAddr::V4(bits.into()));
+        let messages = (0..10_000_u64).flat_map(|milli| std::iter::repeat_n(milli, 2)).zip(sources);
+        let verdicts =
+            messages.map(|(milli, source)| admission.decide(source, UNDER_LOAD, || false, at(milli)));
+        let admitted = verdicts.filter(|verdict| *verdict == Verdict::Admit).count();
+        assert!((3900..=4200).contains(&admitted), "{admitted} in ten seconds");
     }
 
     /// Their budgets are more than the trickle: it is their being over it that is to be held against them alone.

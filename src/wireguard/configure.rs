@@ -103,7 +103,9 @@ impl Device {
             return;
         }
         self.identity = private_key.map(Identity::new);
-        self.cookie_checker = self.identity.as_ref().map(|identity| CookieChecker::new(&identity.public));
+        let entropy = &mut *self.entropy;
+        self.cookie_checker =
+            self.identity.as_ref().map(|identity| CookieChecker::new(&identity.public, entropy));
         let own = self.identity.as_ref().and_then(|identity| self.by_key.get(&identity.public).copied());
         if let Some(own) = own {
             self.remove_peer(own, routes);

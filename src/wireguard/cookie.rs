@@ -7,7 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::message::{CookieReply, mac_offsets, macs};
-use crate::crypto::{Entropy, MAC_LEN, XNONCE_LEN, equal, hash, mac, mac_under_cookie, xopen, xseal};
+use crate::crypto::{CookieSealer, Entropy, MAC_LEN, equal, hash, mac, mac_under_cookie, xopen};
 use crate::key::PublicKey;
 use crate::time::BootTime;
 
@@ -34,22 +34,29 @@ impl LabelledKeys {
 
 /// Our side as a responder: checks MACs, hands out cookies.
 pub(super) struct CookieChecker {
-    keys: LabelledKeys,
+    mac1_key: [u8; 32],
+    sealer: CookieSealer,
     secret: Zeroizing<[u8; 32]>,
     secret_born: Option<BootTime>,
-    /// The last reply's.
-    nonce: [u8; 16],
 }
 
 impl CookieChecker {
-    pub(super) fn new(own: &PublicKey) -> Self {
-        Self { keys: LabelledKeys::new(own), secret: Zeroizing::default(), secret_born: None, nonce: [0; 16] }
+    pub(super) fn new(own: &PublicKey, entropy: &mut dyn Entropy) -> Self {
+        let keys = LabelledKeys::new(own);
+        let mut prefix = [0; 16];
+        entropy.fill(&mut prefix);
+        Self {
+            mac1_key: keys.mac1,
+            sealer: CookieSealer::new(&keys.cookie, prefix),
+            secret: Zeroizing::default(),
+            secret_born: None,
+        }
     }
 
     /// Whether the sender of a handshake message knows our public key.
     pub(super) fn has_valid_mac1(&self, message: &[u8]) -> bool {
         let macs = macs(message);
-        equal(&mac(&self.keys.mac1, &[macs.before_mac1]), macs.mac1)
+        equal(&mac(&self.mac1_key, &[macs.before_mac1]), macs.mac1)
     }
 
     /// The cookie that proves `source`.
@@ -62,7 +69,6 @@ impl CookieChecker {
         let is_fresh = self.secret_born.is_some_and(|born| now.duration_since(born) < COOKIE_SECRET_MAX_AGE);
         if !is_fresh {
             entropy.fill(self.secret.as_mut_slice());
-            entropy.fill(&mut self.nonce);
             self.secret_born = Some(now);
         }
         let port = source.port().to_be_bytes();
@@ -72,6 +78,11 @@ impl CookieChecker {
         }
     }
 
+    /// Whether there is a MAC2 to look at: who has no cookie writes zeros (paper §5.4.4), and a flood has none.
+    pub(super) fn has_mac2(message: &[u8]) -> bool {
+        *macs(message).mac2 != [0; MAC_LEN]
+    }
+
     /// Whether the sender of a handshake message has received its cookie not long ago.
     pub(super) fn has_valid_mac2(message: &[u8], cookie: &[u8; MAC_LEN]) -> bool {
         let macs = macs(message);
@@ -79,14 +90,8 @@ impl CookieChecker {
     }
 
     /// A cookie, sealed so that only who sent `message` can use it.
-    ///
-    /// The nonce counts from a random number that is drawn with the secret: it has to be another each time, and drawing
-    /// each anew is a system call for each message of a flood.
     pub(super) fn reply(&mut self, message: &[u8], sender_index: u32, cookie: &[u8; MAC_LEN]) -> CookieReply {
-        self.nonce = (u128::from_le_bytes(self.nonce).wrapping_add(1)).to_le_bytes();
-        let mut nonce = [0; XNONCE_LEN];
-        nonce[..self.nonce.len()].copy_from_slice(&self.nonce);
-        let sealed_cookie = xseal(&self.keys.cookie, &nonce, macs(message).mac1, cookie);
+        let (nonce, sealed_cookie) = self.sealer.seal(macs(message).mac1, cookie);
         CookieReply { receiver: sender_index, nonce, sealed_cookie }
     }
 }
@@ -151,7 +156,7 @@ mod tests {
 
     /// A responder, and an initiator that has its cookie for `source` since second 1.
     fn introduced(source: SocketAddr) -> (CookieChecker, CookieJar) {
-        let (mut checker, mut jar) = (CookieChecker::new(&PEER), CookieJar::new());
+        let (mut checker, mut jar) = (CookieChecker::new(&PEER, &mut SystemEntropy::new()), CookieJar::new());
         let mut message = [0; RESPONSE_LEN];
         jar.write_macs(&mut message, &PEER, at(1));
         assert!(checker.has_valid_mac1(&message));
@@ -176,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_reply_has_a_nonce_of_its_own() {
-        let mut checker = CookieChecker::new(&PEER);
+        let mut checker = CookieChecker::new(&PEER, &mut SystemEntropy::new());
         let mut nonces = std::collections::HashSet::new();
         for secs in 0..1000 {
             let cookie =
@@ -209,7 +214,7 @@ mod tests {
     #[test]
     fn a_reply_to_another_message_is_refused() {
         let source = "192.0.2.1:5000".parse().unwrap();
-        let (mut checker, mut jar) = (CookieChecker::new(&PEER), CookieJar::new());
+        let (mut checker, mut jar) = (CookieChecker::new(&PEER, &mut SystemEntropy::new()), CookieJar::new());
         let first = message(&mut jar, at(1));
         let cookie = checker.cookie(source, &mut SystemEntropy::new(), at(1));
         let reply = checker.reply(&first, 5, &cookie);
@@ -220,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_breaks_mac1() {
-        let (checker, mut jar) = (CookieChecker::new(&PEER), CookieJar::new());
+        let (checker, mut jar) = (CookieChecker::new(&PEER, &mut SystemEntropy::new()), CookieJar::new());
         let good = message(&mut jar, at(1));
         for position in 0..RESPONSE_LEN - 16 {
             let mut forged = good;

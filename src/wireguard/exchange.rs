@@ -62,7 +62,8 @@ impl Device {
         }
         let mut cookie = None;
         let mut cookie = || *cookie.get_or_insert_with(|| checker.cookie(source, &mut *self.entropy, now));
-        let has_cookie = || CookieChecker::has_valid_mac2(message, &cookie());
+        let has_cookie =
+            || CookieChecker::has_mac2(message) && CookieChecker::has_valid_mac2(message, &cookie());
         match self.admission.decide(source.ip(), queued, has_cookie, now) {
             Verdict::Admit => true,
             Verdict::Challenge => {

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::tests::{LOCALHOST, NOW, receive, run, to};
 use super::{Patience, ReturnPaths, SendFailure, UdpPort};
-use crate::packet::batch::{LocalAddress, Path};
+use crate::packet::batch::{DatagramBatch, LocalAddress, Path};
 use crate::sys::inside::{self, ip};
 use crate::sys::netlink::Netlink;
 use crate::sys::{packet_socket, wait};
@@ -72,6 +72,45 @@ fn no_errno_of_the_network_is_fatal_and_each_is_counted() {
     assert_eq!(a.refusal_count.load(Ordering::Acquire), 0, "none of it was the segmentation's fault");
     a.send(&run(to(LOCALHOST[0], &b), 5000, 1000, 0), NOW);
     assert_eq!(receive(&b, 5000).0, [(5000, 1000)]);
+}
+
+/// Datagrams of many sizes go by one call; the kernel stops at the first that it refuses, and does not say why.
+#[test]
+fn one_datagram_that_is_refused_among_many_is_the_only_one_lost_and_order_stays() {
+    let setup = "ip link set lo up
+        ip route add unreachable 203.0.113.1";
+    if !inside_namespace(
+        "one_datagram_that_is_refused_among_many_is_the_only_one_lost_and_order_stays",
+        setup,
+    ) {
+        return;
+    }
+    let (a, b) = (UdpPort::bind(0, 0).unwrap(), UdpPort::bind(0, 0).unwrap());
+    for remote in LOCALHOST {
+        let good = to(remote, &b);
+        let vanished = Some(LocalAddress { address: "203.0.113.200".parse().unwrap(), ifindex: 1 });
+        let mut batch = DatagramBatch::with_capacity(100_000, 100);
+        let mut expected = Vec::new();
+        for index in 0..100_usize {
+            let path = match index {
+                0 | 40 | 99 => Path::to("203.0.113.1:9".parse().unwrap()),
+                70 => Path { local: vanished, ..good },
+                _ => good,
+            };
+            let (len, segment_len) = if index == 50 { (900, 300) } else { (index + 1, index + 1) };
+            batch.spare()[..len].fill(u8::try_from(index).unwrap());
+            batch.commit(len, segment_len, path, 0);
+            if path.remote == good.remote {
+                expected.extend(vec![u8::try_from(index).unwrap(); len]);
+            }
+        }
+        let outcome = a.send(&batch, NOW);
+        let lost: Vec<_> = outcome.failures.iter().map(|failure| (failure.slot, failure.errno)).collect();
+        assert_eq!(lost, [0, 40, 99].map(|slot| (slot, libc::EHOSTUNREACH)));
+        assert_eq!((outcome.datagrams, outcome.bytes), (99, expected.len()));
+        assert_eq!(outcome.stale_sources.len(), usize::from(remote.is_ipv4()), "{outcome:?}");
+        assert_eq!(receive(&b, expected.len()).1, expected);
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub use self::routes::ReturnPaths;
 use self::sender::Sender;
 use crate::driver::path_trouble::{PathTrouble, PathTroubles};
 use crate::packet::batch::{DatagramBatch, LocalAddress, Path};
-use crate::sys::udp::{MAX_RECEIVE, Received, UdpSocket};
+use crate::sys::udp::{MAX_RECEIVE, MAX_SEND, Received, Transmit, UdpSocket};
 use crate::sys::wait;
 use crate::time::BootTime;
 use crate::wireguard::is_cookie_reply;
@@ -323,14 +323,64 @@ impl UdpPort {
     /// As [`send`](Self::send), with a choice of what to do where the socket takes no more for now.
     pub fn send_with(&self, batch: &DatagramBatch, now: BootTime, patience: Patience) -> SendOutcome {
         let mut outcome = SendOutcome::default();
-        for (index, slot) in batch.slots().iter().enumerate() {
-            let bytes = batch.bytes(slot);
-            // Those are for whoever sends a hash of our public key; all other messages are for peers.
-            let stranger = is_cookie_reply(bytes);
-            Sender::new(self, slot, index, now, patience, stranger, &mut outcome).send(bytes);
+        let slots = batch.slots();
+        let mut next = 0;
+        while next < slots.len() {
+            next += self.send_singles(batch, next, patience, &mut outcome);
+            // What is a run, and what was refused.
+            if let Some(slot) = slots.get(next) {
+                let bytes = batch.bytes(slot);
+                Sender::new(self, slot, next, now, patience, is_stranger(bytes), &mut outcome).send(bytes);
+                next += 1;
+            }
         }
         self.failures.note(&outcome, now);
         outcome
+    }
+
+    /// Sends the slots from `first` on that are a datagram each, by as few calls as it takes; returns how many went out
+    /// before the first run, or the first that was refused.
+    fn send_singles(
+        &self,
+        batch: &DatagramBatch,
+        first: usize,
+        patience: Patience,
+        outcome: &mut SendOutcome,
+    ) -> usize {
+        let singles = batch.slots()[first..].iter().take_while(|slot| slot.len <= slot.segment_len);
+        let count = singles.count();
+        let mut sent = 0;
+        // One alone gains nothing.
+        while count - sent > 1 {
+            let rest = &batch.slots()[first + sent..first + count];
+            let taken = rest.len().min(MAX_SEND);
+            let transmits = rest.iter().map(|slot| {
+                let bytes = batch.bytes(slot);
+                Transmit {
+                    bytes,
+                    segment_len: None,
+                    remote: slot.path.remote,
+                    source: self
+                        .source(&slot.path, is_stranger(bytes))
+                        .map(|local| packet_info(&slot.path, local)),
+                    traffic_class: slot.traffic_class,
+                    dont_wait: patience == Patience::None,
+                }
+            });
+            let gone = self.socket.send_many(transmits).unwrap_or(0);
+            for slot in &rest[..gone] {
+                self.troubles.handle_sent(&slot.path.remote);
+                outcome.datagrams += 1;
+                outcome.bytes += slot.len;
+            }
+            sent += gone;
+            if gone < taken {
+                // What the kernel said is lost with the call, and may have been about an earlier datagram.
+                self.take_errors();
+                break;
+            }
+        }
+        sent
     }
 
     /// Datagrams that could not be sent so far, by errno.
@@ -373,6 +423,18 @@ const ERRORS_BEFORE_PAUSE: u32 = 64;
 
 /// The pause: at most 64 000 fruitless calls a second.
 const ERROR_PAUSE: Duration = Duration::from_millis(1);
+
+/// Whether nothing proves that somebody is where this goes: such messages are for whoever sends a hash of our public
+/// key; all others are for peers.
+fn is_stranger(message: &[u8]) -> bool {
+    is_cookie_reply(message)
+}
+
+/// A source as the system takes it: the interface is the routes' to say; only where addresses mean nothing without one it
+/// is given.
+fn packet_info(path: &Path, local: LocalAddress) -> (IpAddr, u32) {
+    (local.address, if is_link_local(path.remote.ip()) { local.ifindex } else { 0 })
+}
 
 /// Whether an address means something only together with an interface.
 fn is_link_local(address: IpAddr) -> bool {

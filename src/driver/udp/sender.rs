@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Patience, SendFailure, SendOutcome, UdpPort, is_link_local};
+use super::{Patience, SendFailure, SendOutcome, UdpPort, packet_info};
 use crate::driver::path_trouble::PathTrouble;
 use crate::packet::batch::{DatagramSlot, MAX_DATAGRAM_RUN, MAX_SEGMENTS};
 use crate::sys::udp::Transmit;
@@ -31,10 +31,7 @@ impl<'a> Sender<'a> {
         stranger: bool,
         outcome: &'a mut SendOutcome,
     ) -> Self {
-        // The interface is the routes' to say; only where addresses mean nothing without one it is given.
-        let needs_interface = is_link_local(slot.path.remote.ip());
-        let source = port.source(&slot.path, stranger);
-        let source = source.map(|local| (local.address, if needs_interface { local.ifindex } else { 0 }));
+        let source = port.source(&slot.path, stranger).map(|local| packet_info(&slot.path, local));
         Self { port, slot, index, now, patience, source, outcome }
     }
 
