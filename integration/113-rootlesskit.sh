@@ -1,5 +1,5 @@
 #!/bin/bash
-# rootlesskit 1.1.0 and 2.0.2 with us in slirp4netns's place: the network of rootless Docker and nerdctl.
+# rootlesskit 1.1.0 and 2.0.2 (and 2.1, where somebody has put one) with us in slirp4netns's place: the network of rootless Docker and nerdctl.
 #
 #   rootlesskit's child: curl ── tap0 ── wg4netns (as slirp4netns) :host ── h0 ═ p0 ── wireguard-go :peer ── page at 10.6.0.2
 #
@@ -13,6 +13,9 @@ inside() {
   cp "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf; chmod 600 ~/.config/wg4netns/*
   mkdir "$W/faces"; ln -s "$WG4NETNS" "$W/faces/slirp4netns"
   note "$(rootlesskit --version)"
+  # Not through a pipe: it is ended by `grep -q` before it has said all, and that would skip what follows.
+  local knows_none=no help; help=$(rootlesskit --help)
+  if timeout 10 rootlesskit --net=none true 2>/dev/null; then knows_none=yes; fi
 
   step "the page, by routes that carry the tunnel's MTU, whatever rootlesskit then sets"
   export WG4NETNS_CONFIG=work
@@ -61,7 +64,7 @@ P
     assert_eq "sockets left on the UDP port" "" "$(ss -Hlun '( sport = 18053 )')"
   done
 
-  if rootlesskit --help | grep -q detach-netns; then
+  if [[ $help = *--detach-netns* ]]; then
     step "with a detached network namespace, for longer than a look takes"
     capture timeout 20 rootlesskit "${flags[@]}" --detach-netns sh -c '
       page() { nsenter -n"$ROOTLESSKIT_STATE_DIR/netns" curl -sS -m 10 http://10.6.0.2/; }
@@ -82,18 +85,43 @@ P
     kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
     wait_for "no process of ours to be left" 5 no_processes
 
-    step "its pasta driver, which does not ask for configuration (--config-net), cannot be had, and we say why"
     ln -s "$WG4NETNS" "$W/faces/pasta"
-    capture timeout 20 rootlesskit --debug --net=pasta "--pasta-binary=$W/faces/pasta" --port-driver=none --copy-up=/etc sh -c 'curl -sS -m 2 http://10.6.0.2/'
-    said
-    [ "$STATUS" != 0 ] || fail "a page"
-    assert_has "why" "wg4netns (as pasta): an interface without \`--config-net\` cannot be had with a tunnel: " "$ERR"
+    local pasta=(rootlesskit --net=pasta "--pasta-binary=$W/faces/pasta" --disable-host-loopback --copy-up=/etc)
+    if [ $knows_none = yes ]; then
+      step "its pasta driver, which from 2.1 on leaves the interface to us"
+      capture timeout 20 "${pasta[@]}" sh -c 'curl -sS -m 10 http://10.6.0.2/; echo; curl -sS -m 10 http://far.test/'
+      said
+      assert_status 0
+      assert_has "the page, and again by name" $'you are 10.6.0.1\nyou are 10.6.0.1' "$OUT"
+      wait_for "no process of ours to be left" 5 no_processes
+
+      step "that with a detached network namespace, for longer than a look takes"
+      capture timeout 20 "${pasta[@]}" --detach-netns sh -c '
+        page() { nsenter -n"$ROOTLESSKIT_STATE_DIR/netns" curl -sS -m 10 http://10.6.0.2/; }
+        page && sleep 1.5 && page'
+      said
+      assert_status 0
+      assert_has "the page, twice" "you are 10.6.0.1you are 10.6.0.1" "$OUT"
+      wait_for "no process of ours to be left" 5 no_processes
+
+      step "its implicit ports cannot be had, and we say why"
+      capture timeout 20 "${pasta[@]}" --port-driver=implicit echo ran
+      [ "$STATUS" != 0 ] || fail "it started"
+      assert_has "why" "wg4netns (as pasta): \`-t auto\` cannot be had with a tunnel: " "$ERR"
+      wait_for "no process of ours to be left" 5 no_processes
+    else
+      step "its pasta driver, which does not ask for configuration (--config-net), cannot be had, and we say why"
+      capture timeout 20 "${pasta[@]}" --debug sh -c 'curl -sS -m 2 http://10.6.0.2/'
+      said
+      [ "$STATUS" != 0 ] || fail "a page"
+      assert_has "why" "wg4netns (as pasta): an interface without \`--config-net\` cannot be had with a tunnel: " "$ERR"
+    fi
   fi
 
   # What `--net=none` of rootlesskit 2.1 makes, by whatever means this one has.
   step "a network namespace with \`lo\` alone: attach gives it the tunnel, and goes with it"
   local none=(rootlesskit --net=none)
-  timeout 10 "${none[@]}" true 2>/dev/null || none=(rootlesskit --net=host unshare --net)
+  [ $knows_none = yes ] || none=(rootlesskit --net=host unshare --net)
   note "${none[*]}"
   rm -f "$W/bare.pid" "$W/go"
   start bare "${none[@]}" sh -c "
@@ -106,6 +134,43 @@ P
   : >"$W/go"
   wait_for "the page" 10 grep -q "you are 10.6.0.1" "$W/bare.log"
   kill "$(cat "$W/bare.pid")"; wait_for "no process of ours to be left" 5 no_processes
+
+  if [ $knows_none = yes ]; then
+    mkdir -p "$W/www"; echo hallo >"$W/www/index.html"
+    step "--net=none with a port it publishes itself, before there is a tunnel and after"
+    kit_until_ready --port-driver=builtin -p 127.0.0.1:18083:83/tcp -- busybox httpd -f -h "$W/www" -p 83
+    wait_for "the page" 10 page_is hallo http://127.0.0.1:18083/
+    "$WG4NETNS" --netns-pid "$child" --config work --background --wait-handshake=10
+    assert_seen "$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')"
+    assert_has "the far page" "you are 10.6.0.1" "$(nsenter -t "$child" -U -n --preserve-credentials curl -sS -m 10 http://10.6.0.2/)"
+    page_is hallo http://127.0.0.1:18083/ || fail "the page is gone"
+    kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
+    wait_for "no process of ours to be left" 5 no_processes
+
+    step "that with a detached network namespace, which is a file"
+    # shellcheck disable=SC2016 # rootlesskit's child is to expand it
+    kit_until_ready --detach-netns --port-driver=builtin -p 127.0.0.1:18084:84/tcp -- \
+      sh -c 'exec nsenter -n"$ROOTLESSKIT_STATE_DIR/netns" busybox httpd -f -h "$0" -p 84' "$W/www"
+    wait_for "the page" 10 page_is hallo http://127.0.0.1:18084/
+    # Not by its process: that is in the host's, or here, if a thread of its that had to do something here was its first one.
+    local netns=/proc/$child/root$W/state/netns
+    "$WG4NETNS" --netns "$netns" --config work --background --wait-handshake=10
+    assert_seen "$("$WG4NETNS" ls | awk 'NR == 2 { print $2 }')"
+    assert_has "the far page" "you are 10.6.0.1" \
+      "$(nsenter -t "$child" -U --net="$netns" --preserve-credentials curl -sS -m 10 http://10.6.0.2/)"
+    page_is hallo http://127.0.0.1:18084/ || fail "the page is gone"
+    kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
+    wait_for "no process of ours to be left" 5 no_processes
+
+    step "that from inside"
+    # shellcheck disable=SC2016
+    kit_until_ready --detach-netns -- sh -c '
+      "$0" --netns "$ROOTLESSKIT_STATE_DIR/netns" --config "$1" --background --wait-handshake=10 &&
+      nsenter -n"$ROOTLESSKIT_STATE_DIR/netns" curl -sS -m 10 http://10.6.0.2/; sleep 60' "$WG4NETNS" ~/.config/wg4netns/work.conf
+    wait_for "the far page" 10 grep -q "you are 10.6.0.1" "$W/none.log"
+    kill "$kit"; wait_for "rootlesskit's end" 5 gone "$kit"
+    wait_for "no process of ours to be left" 5 no_processes
+  fi
 
   step "a configuration that is not there fails the start"
   # rootlesskit shows what its helpers say only then.
@@ -121,6 +186,23 @@ P
   no_processes || fail "a process of ours"
 }
 
+# kit_until_ready FLAG… -- CMD…: rootlesskit --net=none, its pid in $kit and its child's in $child; with --detach-netns one start of
+# seven fails (`nsenter: reassociate to namespaces failed`: it enters the namespaces of its own `nsenter` before that is in them).
+kit_until_ready() {
+  local try
+  for try in {1..10}; do
+    rm -rf "$W/state"; : >"$W/none.log"
+    local flags=(); for flag; do [ "$flag" != -- ] || break; flags+=("$flag"); done
+    start none rootlesskit --net=none --state-dir="$W/state" "${flags[@]}" "${@:${#flags[@]}+2}"
+    kit=$STARTED
+    wait_for "its child, or its end" 10 has_child_or_ended
+    if child=$(cat "$W/state/child_pid" 2>/dev/null); then return; fi
+    note "try $try: $(tail -n 1 "$W/none.log")"
+  done
+  fail "it does not start"
+}
+
+has_child_or_ended() { [ -s "$W/state/child_pid" ] || gone "$kit"; }
 page_is() { [ "$(curl -sS -m 2 "$2" 2>/dev/null)" = "$1" ]; }
 
 in_engine
