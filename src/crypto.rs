@@ -248,9 +248,10 @@ pub fn wipe_stack<const WORDS: usize>() {
 }
 
 /// Seals cookies with XChaCha20-Poly1305 under one key, each with a nonce of its own: 16 random bytes that stay, and a
-/// counter. Drawing each anew would be a system call, and another key schedule, for each message of a flood.
+/// counter. Drawing each anew would be a system call, and another key to compute, for each message of a flood.
 pub struct CookieSealer {
-    key: LessSafeKey,
+    /// Not as ring has it: that has room for the longest key of any cipher, and whatever lay on the stack in the rest of it.
+    key: [u8; HASH_LEN],
     prefix: [u8; 16],
     counter: u64,
 }
@@ -278,8 +279,7 @@ impl CookieSealer {
         let mut sealed = [0; MAC_LEN + TAG_LEN];
         let (text, tag) = sealed.split_at_mut(MAC_LEN);
         text.copy_from_slice(cookie);
-        let sealed_tag = self
-            .key
+        let sealed_tag = chacha20_poly1305(&self.key)
             .seal_in_place_separate_tag(short_nonce(&nonce), Aad::from(aad), text)
             .expect("16 bytes are far below the cipher's limit");
         tag.copy_from_slice(sealed_tag.as_ref());
@@ -297,16 +297,19 @@ pub fn xopen(
 ) -> Option<[u8; MAC_LEN]> {
     let prefix = nonce.first_chunk().expect("24 bytes begin with 16");
     let mut bytes = *sealed;
-    let cookie = subkey(key, prefix).open_in_place(short_nonce(nonce), Aad::from(aad), &mut bytes).ok()?;
+    let key = chacha20_poly1305(&subkey(key, prefix));
+    let cookie = key.open_in_place(short_nonce(nonce), Aad::from(aad), &mut bytes).ok()?;
     cookie.try_into().ok()
 }
 
 /// The key that ChaCha20-Poly1305 takes in XChaCha20-Poly1305's place (draft-irtf-cfrg-xchacha-03, §2.3): HChaCha20 of
 /// the key and the first 16 bytes of the nonce.
-fn subkey(key: &[u8; HASH_LEN], prefix: &[u8; 16]) -> LessSafeKey {
-    let subkey = hchacha::<U10>(key.into(), prefix.into());
-    let unbound = UnboundKey::new(&CHACHA20_POLY1305, &subkey).expect("a ChaCha20-Poly1305 key has 32 bytes");
-    LessSafeKey::new(unbound)
+fn subkey(key: &[u8; HASH_LEN], prefix: &[u8; 16]) -> [u8; HASH_LEN] {
+    hchacha::<U10>(key.into(), prefix.into()).into()
+}
+
+fn chacha20_poly1305(key: &[u8; HASH_LEN]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("a ChaCha20-Poly1305 key has 32 bytes"))
 }
 
 /// And the nonce: the other eight bytes behind four zeros.
