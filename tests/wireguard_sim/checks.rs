@@ -183,6 +183,17 @@ impl World {
         });
     }
 
+    /// Calls that were given up; to be told before what was sent then, which can be the next call.
+    pub(super) fn end_calls(&mut self, node: usize) {
+        for peer in self.peers_of(node) {
+            let gave_up = DeviceEvent::HandshakeGaveUp { peer: self.machines[peer].node.public_key };
+            let machine = &mut self.machines[node];
+            if machine.node.events.contains(&gave_up) {
+                machine.links[peer].calls_since = None;
+            }
+        }
+    }
+
     pub(super) fn check_events(&mut self, node: usize) {
         for event in std::mem::take(&mut self.machines[node].node.events) {
             self.tell(|| format!("node {node}: {event:?}"));
@@ -207,11 +218,8 @@ impl World {
                     else {
                         continue;
                     };
-                    let now = self.now;
                     let machine = &mut self.machines[node];
                     let link = &mut machine.links[peer];
-                    // A packet can have it call again before it has told that it gave up.
-                    link.calls_since = link.last_initiation.filter(|sent| *sent == now);
                     let dropped = std::mem::take(&mut link.waiting).len() as u64;
                     machine.unsent += dropped;
                     self.seen[Situation::GivenUp as usize] += dropped;

@@ -142,6 +142,7 @@ impl World {
         if sent.is_empty() && self.machines[node].node.events.is_empty() {
             return self.check_waiting(node);
         }
+        self.end_calls(node);
         let (causes, mut looped) = (sent.len(), 0);
         while !sent.is_empty() {
             // All of them were made before the kernel refuses the first.
