@@ -183,13 +183,18 @@ impl World {
         });
     }
 
-    /// Calls that were given up; to be told before what was sent then, which can be the next call.
+    /// Calls that were given up, and what waited for them; to be counted before what was sent then, which can be the next
+    /// call, and can come back as a packet.
     pub(super) fn end_calls(&mut self, node: usize) {
         for peer in self.peers_of(node) {
             let gave_up = DeviceEvent::HandshakeGaveUp { peer: self.machines[peer].node.public_key };
             let machine = &mut self.machines[node];
             if machine.node.events.contains(&gave_up) {
-                machine.links[peer].calls_since = None;
+                let link = &mut machine.links[peer];
+                link.calls_since = None;
+                let dropped = std::mem::take(&mut link.waiting).len() as u64;
+                machine.unsent += dropped;
+                self.seen[Situation::GivenUp as usize] += dropped;
             }
         }
     }
@@ -213,18 +218,7 @@ impl World {
                         format!("W8: {left} packets wait for node {peer} though there is a session")
                     });
                 }
-                DeviceEvent::HandshakeGaveUp { peer } => {
-                    let Some(peer) = self.peers_of(node).find(|p| self.machines[*p].node.public_key == peer)
-                    else {
-                        continue;
-                    };
-                    let machine = &mut self.machines[node];
-                    let link = &mut machine.links[peer];
-                    let dropped = std::mem::take(&mut link.waiting).len() as u64;
-                    machine.unsent += dropped;
-                    self.seen[Situation::GivenUp as usize] += dropped;
-                    self.check_unsent(node);
-                }
+                DeviceEvent::HandshakeGaveUp { .. } => self.check_unsent(node),
                 DeviceEvent::Roamed { .. }
                 | DeviceEvent::StaleTimestamp { .. }
                 | DeviceEvent::PeerRemoved { .. } => {}
