@@ -301,7 +301,10 @@ impl World {
     fn may_owe(&self, node: usize, peer: usize) -> bool {
         let public_key = self.machines[peer].node.public_key;
         let status = self.machines[node].node.peer_status(public_key, self.clock(node));
-        status.trouble.waiting.is_some() || !self.machines[node].node.device.has_session(self.clock(node))
+        // With this peer: a hub has others. It is as old as the handshake, and as that took; the last 5 s are for receiving.
+        let ended = status.last_handshake_age.is_none_or(|age| age + Duration::from_secs(11) >= SESSION_LIFE);
+        let has_session = self.machines[node].node.device.has_session(self.clock(node));
+        status.trouble.waiting.is_some() || ended || !has_session
     }
 
     pub(super) fn check_recovered(&self) {
