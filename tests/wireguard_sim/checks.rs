@@ -321,10 +321,9 @@ impl World {
             let now = self.clock(node);
             // When two handshakes cross, each end can come to send under the one that it answered, and then nobody renews
             // it by its age: it ends, and the next packet calls. (The kernel module's does the same.)
-            let sent = machine.links.iter().filter_map(|link| link.last_sent).max();
-            let sent_lately = sent.is_some_and(|sent| sent + Duration::from_secs(10) >= self.now);
             let has_session = machine.node.device.has_session(now);
-            self.require(has_session || sent_lately, || format!("node {node} has no session"));
+            let waits = machine.links.iter().any(|link| !link.waiting.is_empty());
+            self.require(has_session || !waits, || format!("node {node} has packets and no session"));
             self.check_unsent(node);
             for peer in self.peers_of(node) {
                 let status = machine.node.peer_status(self.machines[peer].node.public_key, now);
