@@ -387,6 +387,28 @@ fn w08_packets_that_wait_are_dropped_when_the_handshake_is_given_up() {
 }
 
 #[test]
+fn w08_a_session_confirmed_too_late_to_send_under_does_not_end_the_call_that_packets_wait_for() {
+    let mut pair = Pair::new();
+    pair.a.send(&there(10), at(0));
+    pair.b.receive(&pair.a.take_sent(), at(0));
+    pair.a.receive(&pair.b.take_sent(), at(0));
+    let on_its_way_for_long = pair.a.take_sent();
+    assert_eq!(kinds(&on_its_way_for_long), [4], "the initiator's proof that it has the keys");
+    pair.b.send(&back(10), at(170));
+    assert_eq!(kinds(&pair.b.take_sent()), [1], "an initiation, which is lost");
+    pair.b.receive(&on_its_way_for_long, at(176));
+    assert_eq!(pair.b.take_delivered(), [there(10)]);
+    // The responder alone goes on: the initiator may be asleep again.
+    pair.b.take_sent();
+    pair.b.timeout(at(181));
+    let call = pair.b.take_sent();
+    assert_eq!(kinds(&call), [1], "the call goes on");
+    pair.a.receive(&call, at(181));
+    pair.exchange(at(181));
+    assert_eq!(pair.a.take_delivered(), [back(10)]);
+}
+
+#[test]
 fn w09_padding_goes_to_a_multiple_of_16_and_never_beyond_the_mtu() {
     let mut pair = Pair::connected();
     for mtu in [1280_u32, 1419, 1420, 1424] {

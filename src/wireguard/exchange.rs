@@ -227,9 +227,12 @@ impl Device {
         let unused = if is_next { peer.keypairs.confirm_next() } else { None };
         // The data path has stored the confirmed session; ours to say which it is to be.
         let current = peer.keypairs.current.as_ref().map(|current| Arc::clone(&current.tx));
+        // Its first packet may have been on its way for so long that nothing can be sent under it any more. Then the call
+        // in progress goes on: packets may wait for it.
+        let can_send = current.as_ref().is_some_and(|current| current.is_usable(now.boot));
         peer.shared.tx.store(current);
         self.retire([unused]);
-        if is_next {
+        if is_next && can_send {
             self.establish(id, false, now);
         }
     }
