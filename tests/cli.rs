@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a run of the program left behind.
@@ -57,6 +57,27 @@ fn a10_a_bad_interface_name_is_refused_with_the_rule() {
         seen,
         fails(2, &format!("wg4netns: `--interface=`: an interface name cannot be empty\n{help}"))
     );
+}
+
+/// It ended by SIGSEGV amid its work, where address space is short (`ulimit -v`) and the stack could not become longer.
+#[test]
+fn the_stack_has_all_its_room_from_the_start() {
+    let mut program = program(&["pubkey"]);
+    let mut waits = program.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it can be started");
+    let status = format!("/proc/{}/status", waits.id());
+    let stack_kib = || -> Option<u32> {
+        let status = fs::read_to_string(&status).expect("it waits for its input");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmStk:"))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    let mut looks = 0;
+    while stack_kib().is_none_or(|kib| kib < 512) {
+        looks += 1;
+        assert!(looks < 5000, "{:?} KiB of stack", stack_kib());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(waits.stdin.take());
+    waits.wait().expect("it ends");
 }
 
 #[test]
@@ -177,7 +198,7 @@ fn help_and_version_are_data_and_no_command_is_a_mistake() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let mut child = program(&["completions", "bash"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = program(&["completions", "bash"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }

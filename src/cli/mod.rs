@@ -35,12 +35,18 @@ use crate::compat::wireguard_go;
 use crate::driver::failure::FailureClass;
 use crate::mode;
 use crate::mode::device;
+use crate::sys::stack::lengthen_main_stack;
 
 /// Runs the program; returns what the caller's shell sees.
 #[must_use]
 pub fn main() -> ExitCode {
     report::install_panic_hook();
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Err(error) = lengthen_main_stack() {
+        let message = format!("cannot start: no address space is left for the stack: {error}");
+        report::print_lines(&message, Some("`ulimit -v` bounds it; a tunnel wants some 20 MB"));
+        return exits(&arguments).code(FailureClass::General).into();
+    }
     match invocation::face(arguments) {
         Face::Native(arguments) => native(&arguments).into(),
         Face::NamespaceChild => mode::child::main(),
@@ -58,12 +64,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn native(arguments: &[OsString]) -> u8 {
-    let subcommand = invocation::subcommand(arguments);
-    let exits = match subcommand {
+fn exits(arguments: &[OsString]) -> Exits {
+    match invocation::subcommand(arguments) {
         Some("run" | "exec") => Exits::AsCommandRunner,
         Some(_) | None => Exits::ByBlame,
-    };
+    }
+}
+
+fn native(arguments: &[OsString]) -> u8 {
+    let (subcommand, exits) = (invocation::subcommand(arguments), exits(arguments));
     match CommandLine::try_parse_from(arguments) {
         // The hook has printed the line.
         Ok(line) => catch_unwind(AssertUnwindSafe(|| dispatch(line.command, exits)))

@@ -25,6 +25,7 @@ pub mod seccomp;
 pub mod secret_memory;
 pub mod signals;
 pub mod sockets;
+pub mod stack;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;
