@@ -70,6 +70,9 @@ need() {
       docker)
         { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready dockerd docker; } ||
           skip docker "docker.io and docker-cli are added to the Debian 13 root by integration/run as root" ;;
+      containerd)
+        { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready containerd ctr runc rootlessctl /usr/lib/cni/bridge; } ||
+          skip containerd "containerd and the CNI plugins are added to the Debian 13 root by integration/run as root" ;;
       systemd)
         { [ "$(id -u)" = 0 ] && "$INTEGRATION/tools/rootless-env" ready /usr/lib/systemd/systemd dbus-daemon; } ||
           skip systemd "systemd and a session bus are added to the Debian 13 root by integration/run as root" ;;
