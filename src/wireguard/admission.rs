@@ -114,11 +114,13 @@ impl Admission {
         // A table full of forged sources knows nothing about this one.
         let within_budget = self.claimed.spend(source, now).unwrap_or(true);
         let loaded = now < self.loaded_until;
-        if loaded && within_budget && !self.crowd.spend(CROWD, now) {
-            (self.crowded_until, self.loaded_until) = (now + LOAD_LINGERS, now + LOAD_LINGERS);
-        }
-        if loaded && within_budget && !self.deluge.spend(DELUGE, now) {
-            self.deluge_until = now + DELUGE_LINGERS;
+        if loaded && within_budget {
+            if !self.crowd.spend(CROWD, now) {
+                (self.crowded_until, self.loaded_until) = (now + LOAD_LINGERS, now + LOAD_LINGERS);
+            }
+            if !self.deluge.spend(DELUGE, now) {
+                self.deluge_until = now + DELUGE_LINGERS;
+            }
         }
         let crowded = self.is_crowded(now);
         if !loaded && (within_budget || !crowded) {
