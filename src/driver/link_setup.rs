@@ -127,9 +127,9 @@ fn is_free(netlink: &mut Netlink, name: &str) -> Result<bool, NetlinkError> {
     for _ in 0..LOOKS {
         match netlink.link_named(name)? {
             None => return Ok(true),
-            Some(link) if link.alias.as_deref() != Some(ALIAS) => return Ok(false),
+            Some(link) if !netlink.is_dying(link.index)? => return Ok(false),
             // By poll, which who makes an interface may call; sleeping is a system call of its own.
-            Some(_of_a_tunnel) => drop(wait::poll(&mut [], Some(BETWEEN_LOOKS))),
+            Some(_dying) => drop(wait::poll(&mut [], Some(BETWEEN_LOOKS))),
         }
     }
     Ok(netlink.link_named(name)?.is_none())
@@ -378,7 +378,46 @@ fn is_link_local(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::sys::clock::boot_nanos;
+    use crate::sys::inside::inside_namespace;
+    use crate::sys::namespace::{self, NamespaceKind};
+    use crate::sys::netlink::Veth;
+
+    /// It was refused after two seconds, in which the pair of a dead tunnel would have gone.
+    #[test]
+    fn a_name_that_a_living_veth_pair_has_is_not_waited_for() {
+        let test = "driver::link_setup::tests::a_name_that_a_living_veth_pair_has_is_not_waited_for";
+        if !inside_namespace(test, "") {
+            return;
+        }
+        let mut netlink = Netlink::open().unwrap();
+        // Whoever holds the file keeps the namespace, as a tunnel's packet socket does.
+        let far = std::thread::spawn(|| {
+            namespace::unshare(&[NamespaceKind::Network]).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        let far = far.join().unwrap();
+        let pair = Veth {
+            name: "wg0",
+            address: veth::MAC,
+            far_name: "far0",
+            far_address: veth::FAR_MAC,
+            far_namespace: far.as_fd(),
+        };
+        netlink.add_veth(&pair).unwrap();
+        let link = netlink.link_named("wg0").unwrap().unwrap();
+        tune(&mut netlink, &link, link.mtu);
+        let begun = boot_nanos();
+        assert!(!is_free(&mut netlink, "wg0").unwrap());
+        let took = boot_nanos() - begun;
+        assert!(took < 1_000_000_000, "{took} ns");
+        drop(far);
+        assert!(is_free(&mut netlink, "wg0").unwrap());
+    }
 
     fn route(destination: &str, interface: u32) -> Route {
         Route { destination: destination.parse().unwrap(), interface: Some(interface), is_static: false }

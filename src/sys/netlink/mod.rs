@@ -325,6 +325,44 @@ impl Netlink {
         }
     }
 
+    /// Whether the kernel is about to remove an interface by itself: it is one end of a pair, and nobody is left in the
+    /// namespace of the other. That is known at once; the removal may come a good while later.
+    ///
+    /// # Errors
+    /// As [`links`](Self::links).
+    pub fn is_dying(&mut self, index: u32) -> Result<bool, NetlinkError> {
+        let what = Listed::Links;
+        let failed = |error| match error {
+            DumpError::System(source) => NetlinkError::List { what, source },
+            DumpError::Interrupted | DumpError::Malformed => NetlinkError::Malformed { what },
+        };
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let link = match self.connection.look_up(RouteNetlinkMessage::GetLink(message)) {
+            Ok(RouteNetlinkMessage::NewLink(link)) => link,
+            Ok(_) => return Err(NetlinkError::Malformed { what }),
+            Err(DumpError::System(source)) if source.is(Errno::ENODEV) => return Ok(true),
+            Err(error) => return Err(failed(error)),
+        };
+        let far_namespace = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::LinkNetNsId(id) => Some(*id),
+            _ => None,
+        });
+        let Some(far_namespace) = far_namespace else { return Ok(false) };
+        // Its loopback interface is the first, and there as long as it is.
+        let mut message = LinkMessage::default();
+        message.header.index = 1;
+        message.attributes.push(LinkAttribute::IfNetnsId(far_namespace));
+        match self.connection.look_up(RouteNetlinkMessage::GetLink(message)) {
+            // Also the answer to -1, the number of one that has lost its own.
+            Err(DumpError::System(source)) if source.is(Errno::EINVAL) => Ok(true),
+            // That we may not look into it is an answer, too.
+            Err(DumpError::System(source)) if source.is(Errno::EACCES) => Ok(false),
+            Ok(_) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     /// Changes one setting of an interface.
     ///
     /// # Errors
