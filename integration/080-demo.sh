@@ -4,7 +4,7 @@
 #   everything on 127.0.0.1; boringtun's peer with a page in a namespace of its own
 #
 # needs: netns tun
-# timeout: 90
+# timeout: 120
 . "$(dirname "$0")/lib.sh"
 need netns tun
 no_world
@@ -41,6 +41,39 @@ step "nothing is left"
 wait_for "no process of ours to be left" 5 no_processes
 assert_eq "interfaces" "$before" "$(echo /proc/sys/net/ipv4/conf/*)"
 no_files || { find "$XDG_RUNTIME_DIR" "$TMPDIR" >&2; fail "files are left"; }
+
+step "ended at any moment, everything of it is gone at once"
+# ended SIGNAL 'what it has said' SECONDS: so much later.
+ended() {
+  env --default-signal=INT,QUIT,HUP "$WG4NETNS" demo >"$W/demo.log" 2>&1 &
+  demo=$!; OWN_PIDS+=("$demo")
+  wait_for "it to have begun" 5 test "/proc/$demo/exe" -ef "$WG4NETNS"
+  [ -z "$2" ] || wait_for "it to say '$2'" 10 grep -qs "$2" "$W/demo.log"
+  sleep "$3"
+  STATUS=0; kill -s "$1" "$demo" 2>/dev/null || true
+  wait_for "the end by SIG$1 $3 s after '$2'" 1 gone "$demo"
+  local took=$WAITED_MS
+  # A process whose TUN the kernel is removing cannot go before that is done, and on a busy machine it takes its time.
+  wait_for "no process of ours to be left, $3 s after '$2'" 3 no_processes
+  note "SIG$1 $3 s after '$2': gone after $took ms, nothing left $WAITED_MS ms later"
+  wait "$demo" || STATUS=$?
+  # The last act is a short one, and may be over.
+  grep -q ' result ' "$W/demo.log" || assert_status $((128 + $(kill -l "$1")))
+  assert_eq "what is left in the temporary directory" "" "$(ls "$TMPDIR")"
+  assert_lacks "no panic" panicked "$(cat "$W/demo.log")"
+}
+for delay in 0 0.01 0.02 0.03 0.05 0.08 0.12 0.2 0.3; do ended TERM '' "$delay"; done
+ended TERM ' peer ' 0
+for signal in TERM INT HUP QUIT; do ended $signal ' ping ' 0.3; done
+for _ in {1..3}; do ended TERM 'last act' 0; done
+
+step "killed, it leaves no process either"
+"$WG4NETNS" demo >"$W/demo.log" 2>&1 &
+demo=$!; OWN_PIDS+=("$demo")
+wait_for "a transfer" 10 grep -q ' ping ' "$W/demo.log"
+kill -9 "$demo"; wait_for "the end" 1 gone "$demo"
+wait_for "no process of ours to be left" 3 no_processes
+rm -r "$TMPDIR"/wg4netns-demo-*
 
 step "without user namespaces it says what is missing"
 if capture unshare -Ur bash -c 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$WG4NETNS" demo'; then

@@ -8,6 +8,7 @@
 //! * The *tunnel* is `run` with the peer's configuration plus the far end, and a program that tries everything and writes
 //!   down what it finds ([`super::demo_inside`]).
 //! * The *canary* is this process: it listens on every address of the host, and must never hear anything.
+//! * The *guard* is this process's parent, and the one that the user knows ([`super::demo_guard`]).
 //!
 //! Last, the process that holds the tunnel is killed as a crash would. The program inside lives on, and tells what that
 //! is like; a kill switch that works leaves it without any way out.
@@ -21,8 +22,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
+use super::demo_guard;
 use super::demo_inside::{CLIENT_ARGUMENT, FAR_ARGUMENT, Finding, Plan};
 use super::demo_peer::{self, NAME};
 use crate::crypto::{Entropy, SystemEntropy};
@@ -30,6 +33,7 @@ use crate::driver::command::TunnelReport;
 use crate::driver::failure::{Failure, FailureClass};
 use crate::driver::logging::{LogFormat, LogLevel, LogOptions};
 use crate::key::{KEY_LEN, PrivateKey};
+use crate::sys::caller;
 use crate::sys::clock::boot_nanos;
 
 /// The show takes 6 s; if it is not over by then, something is wrong and that is said.
@@ -55,6 +59,9 @@ pub enum DemoError {
     /// The canary cannot listen, or does not hear.
     #[error("cannot listen on the host for what should not come")]
     Canary(#[source] io::Error),
+    /// The process of the show could not be started or waited for.
+    #[error("cannot run the show")]
+    Guard(#[source] io::Error),
     /// A process could not be started or asked.
     #[error("cannot run {what}")]
     Process {
@@ -121,9 +128,13 @@ const TUNNEL: &str = "the demo's tunnel";
 /// # Errors
 /// See [`DemoError`].
 pub fn run(output: &mut dyn Write, log: LogOptions) -> Result<u8, DemoError> {
+    let directory = Directory::create()?;
+    demo_guard::guard(|| play(output, log, &directory)).map_err(DemoError::Guard)?
+}
+
+fn play(output: &mut dyn Write, log: LogOptions, directory: &Directory) -> Result<u8, DemoError> {
     let end = boot_nanos() + u64::try_from(LONGEST_SHOW.as_nanos()).unwrap_or(u64::MAX);
     let mut show = Show { output };
-    let directory = Directory::create()?;
     let mut canary = Canary::listen().map_err(DemoError::Canary)?;
 
     let peer_log = serde_json::to_string(&log).map_err(|_| DemoError::Unexpected { what: PEER })?;
@@ -137,23 +148,23 @@ pub fn run(output: &mut dyn Write, log: LogOptions) -> Result<u8, DemoError> {
 
     let (far_config, far_peer) = own_pair(&config)?;
     let far_name = format!("demo-{}b", std::process::id());
-    let far = Part::run(FAR, &far_name, &directory, &far_config, &[FAR_ARGUMENT], log, end)?;
+    let far = Part::run(FAR, &far_name, directory, &far_config, &[FAR_ARGUMENT], log, end)?;
     if far.line()? != "ready" {
         return Err(DemoError::Unexpected { what: FAR });
     }
-    let port = status(&far_name, &directory)?.listen_port;
+    let port = status(&far_name, directory)?.listen_port;
 
     let plan = Plan { far: FAR_ADDRESS, hosts: host_addresses(), canary_port: canary.port };
     let plan = serde_json::to_string(&plan).map_err(|_| DemoError::Unexpected { what: TUNNEL })?;
     let name = format!("demo-{}", std::process::id());
     let config = Zeroizing::new(format!("{}{far_peer}Endpoint = 127.0.0.1:{port}\n", *config));
     let begun = boot_nanos();
-    let mut tunnel = Part::run(TUNNEL, &name, &directory, &config, &[CLIENT_ARGUMENT, &plan], log, end)?;
+    let mut tunnel = Part::run(TUNNEL, &name, directory, &config, &[CLIENT_ARGUMENT, &plan], log, end)?;
 
     loop {
         match tunnel.finding()? {
             Finding::Name { addresses } => {
-                let report = status(&name, &directory)?;
+                let report = status(&name, directory)?;
                 show.line(
                     "tunnel",
                     &format!("`wg4netns run` was ready after {:.0} ms", millis_since(begun)),
@@ -289,7 +300,7 @@ impl Canary {
 struct Part {
     what: &'static str,
     child: Child,
-    /// The program inside the far end lives until this is closed.
+    /// A program inside lives until this is closed.
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     /// Boot time by which it must have spoken.
@@ -311,6 +322,7 @@ impl Part {
         if let Some(config) = config {
             command.env(CONFIG_VARIABLE, config);
         }
+        caller::end_with_us(&mut command, Signal::SIGTERM);
         let mut child = command.spawn().map_err(failed)?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("standard output was asked for as a pipe");

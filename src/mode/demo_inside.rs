@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket
 use std::time::Duration;
 
 use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::unistd::getpid;
 use serde::{Deserialize, Serialize};
 
 use super::demo_peer::{self, PAGE_PORT, SINK_PORT, SOURCE_PORT};
@@ -120,6 +122,7 @@ pub enum Finding {
 pub fn try_everything(plan: &Plan, output: &mut dyn Write) -> io::Result<()> {
     // The last act kills the process that started us, and we are to tell what that was like.
     prctl::set_pdeathsig(None)?;
+    std::thread::Builder::new().name("demo-watch".to_owned()).spawn(end_with_input)?;
     let mut tell = |finding: &Finding| {
         writeln!(output, "{}", serde_json::to_string(finding).map_err(io::Error::from)?)?;
         output.flush()
@@ -137,6 +140,13 @@ pub fn try_everything(plan: &Plan, output: &mut dyn Write) -> io::Result<()> {
     attempts += shout(plan);
     let (tried, answered) = knock(plan);
     tell(&Finding::Tried { attempts: attempts + tried, answered })
+}
+
+/// Whoever watches holds the other end of standard input, and cannot but let go of it when it ends.
+fn end_with_input() {
+    let mut rest = [0; 64];
+    while io::stdin().read(&mut rest).is_ok_and(|len| len > 0) {}
+    let _ended_by_then = kill(getpid(), Signal::SIGTERM);
 }
 
 /// Waits until the page cannot be had any more: since when, in boot time, and what the system says.

@@ -5,6 +5,8 @@ pub mod child;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "demo")]
+mod demo_guard;
+#[cfg(feature = "demo")]
 pub mod demo_inside;
 #[cfg(feature = "demo")]
 pub mod demo_peer;

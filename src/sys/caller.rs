@@ -12,7 +12,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{getpid, getppid};
 use serde::{Deserialize, Serialize};
 
 use super::os_error::OsError;
@@ -106,6 +109,19 @@ pub fn inherit(command: &mut Command, fd: std::os::fd::OwnedFd) {
     unsafe { command.pre_exec(clear) };
 }
 
+/// Has a command get a signal when the thread that starts it ends; until it joins or makes a user namespace.
+pub fn end_with_us(command: &mut Command, signal: Signal) {
+    use std::os::unix::process::CommandExt;
+    let us = getpid();
+    let bind = move || {
+        prctl::set_pdeathsig(signal)?;
+        // We may have ended before that.
+        if getppid() == us { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: the closure runs between fork and exec and makes two system calls; it neither allocates nor locks.
+    unsafe { command.pre_exec(bind) };
+}
+
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 static CLOSED_STREAMS: AtomicU8 = AtomicU8::new(0);
 
@@ -117,7 +133,7 @@ static BEFORE_MAIN: extern "C" fn() = before_main;
 
 /// Asks the kernel and notes the answers: nothing of Rust's runtime is needed, which is not set up yet.
 extern "C" fn before_main() {
-    SIGPIPE_WAS_IGNORED.store(is_ignored(nix::sys::signal::Signal::SIGPIPE), Ordering::Relaxed);
+    SIGPIPE_WAS_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
     for stream in 0..3 {
         // SAFETY: fcntl(F_GETFD) takes integers; a closed number gives EBADF.
         if unsafe { libc::fcntl(stream, libc::F_GETFD) } < 0 {

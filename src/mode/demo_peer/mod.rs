@@ -25,7 +25,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::sockopt;
-use nix::unistd::{getegid, geteuid, getppid};
+use nix::unistd::{Pid, getegid, geteuid, getppid};
 use tracing::info;
 
 use crate::crypto::{Entropy, SystemEntropy};
@@ -162,6 +162,7 @@ struct Invited {
 /// # Errors
 /// See [`PeerError`].
 pub fn run(options: &DemoPeerOptions, log: LogOptions) -> Result<(), PeerError> {
+    let parent = getppid();
     logging::start(log, &LogDestination::Stderr)?;
     let signals = block_signals().map_err(PeerError::Signals)?;
     let listening = |source| PeerError::Listen { address: options.listen, source };
@@ -177,7 +178,7 @@ pub fn run(options: &DemoPeerOptions, log: LogOptions) -> Result<(), PeerError> 
 
     enter_namespace()?;
     if options.exit_with_parent {
-        end_with_parent().map_err(PeerError::Signals)?;
+        end_with(parent).map_err(PeerError::Signals)?;
     }
     let tun = make_interface()?;
     services::spawn(Zone { v4: ADDRESSES.0, v6: ADDRESSES.1 }, SPEAKER)?;
@@ -248,9 +249,9 @@ fn enter_namespace() -> Result<(), PeerError> {
 }
 
 /// Must follow the change of credentials, which would undo it.
-fn end_with_parent() -> io::Result<()> {
+fn end_with(parent: Pid) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid().as_raw() == 1 {
+    if getppid() != parent {
         return Err(io::Error::other("the parent has ended already"));
     }
     Ok(())
