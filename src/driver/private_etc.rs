@@ -9,11 +9,12 @@
 //! Those two lie in the upper layer of an overlay over `/etc`: a file that is merely mounted over another one is lost
 //! as soon as the host renames a new file over it, which network managers do all day. The layer is written before the
 //! overlay is mounted, because afterwards `/etc` belongs to somebody we may not write for. Where overlays are refused,
-//! the files are mounted singly, with a warning.
+//! everything else that is in `/etc` is mounted beside the two, piece by piece, with a warning: it stays as it was then.
 
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -45,16 +46,8 @@ pub enum PrivateEtcError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum PrivateEtcWarning {
     /// No overlay.
-    #[error("`/etc/resolv.conf` is mounted singly and is lost if the host replaces it: {0}: {source}", source = .0.source)]
-    Single(MountError),
-    /// A file of the host's that cannot be covered.
-    #[error("the host's `{path}` remains: {error}")]
-    Remains {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        error: OsError,
-    },
+    #[error("what the host changes in `/etc` from now on may not be seen: {0}: {source}", source = .0.source)]
+    Pieces(MountError),
 }
 
 /// Sets it up in the mount namespace of this process, which must be its own.
@@ -71,19 +64,8 @@ pub fn install(resolv_conf: &str) -> Result<Vec<PrivateEtcWarning>, PrivateEtcEr
     // Read while the host's is still what the path means.
     let nsswitch = nsswitch_conf(&fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default());
     let files = [("resolv.conf", resolv_conf.to_owned()), ("nsswitch.conf", nsswitch)];
-    match overlay(&files)? {
-        Ok(()) => Ok(Vec::new()),
-        Err(refused) => mount_singly(&files, refused),
-    }
-}
-
-/// Outer error: nothing works; inner error: overlays do not.
-fn overlay(files: &[(&str, String)]) -> Result<Result<(), MountError>, PrivateEtcError> {
+    let names = files.each_ref().map(|(name, _)| *name);
     let etc = Path::new("/etc");
-    let write = |path: &Path| {
-        let path = path.to_owned();
-        move |error: io::Error| PrivateEtcError::Write { path, source: error.into() }
-    };
     // What the path means now, by a name that goes on meaning it when something is mounted over the path.
     let host = fs::File::open(etc).map_err(write(etc))?;
     let lower = PathBuf::from(format!("/proc/self/fd/{}", host.as_raw_fd()));
@@ -92,48 +74,57 @@ fn overlay(files: &[(&str, String)]) -> Result<Result<(), MountError>, PrivateEt
     for directory in [&upper, &work] {
         fs::create_dir(directory).map_err(write(directory))?;
     }
-    for (name, text) in files {
+    for (name, text) in &files {
         let path = upper.join(name);
         fs::write(&path, text).map_err(write(&path))?;
         readable_by_all(&path, 0o644).map_err(write(&path))?;
     }
     readable_by_all(&upper, 0o755).map_err(write(&upper))?;
-    let mounted = mount::overlay(&lower, &upper, &work, etc);
-    if mounted.is_err() {
-        mount::unmount(etc).map_err(|source| PrivateEtcError::Write { path: etc.to_owned(), source })?;
-    }
-    Ok(mounted)
-}
-
-fn mount_singly(
-    files: &[(&str, String)],
-    refused: MountError,
-) -> Result<Vec<PrivateEtcWarning>, PrivateEtcError> {
-    let etc = Path::new("/etc");
-    let mut warnings = vec![PrivateEtcWarning::Single(refused)];
-    // Written to a file system in memory that lies over /etc only until copies of the files are at hand.
-    mount::tmpfs(etc, "mode=0755,size=1m", false).map_err(PrivateEtcError::Mount)?;
-    let mut copies = Vec::new();
-    for (name, text) in files {
-        let path = etc.join(name);
-        let written = fs::write(&path, text).and_then(|()| readable_by_all(&path, 0o644));
-        written.map_err(|error| PrivateEtcError::Write { path: path.clone(), source: error.into() })?;
-        copies.push((mount::clone_file(&path).map_err(PrivateEtcError::Mount)?, path));
-    }
-    mount::unmount(etc).map_err(|source| PrivateEtcError::Write { path: etc.to_owned(), source })?;
-    for (copy, path) in copies {
-        use std::os::fd::AsFd;
-        match mount::attach(copy.as_fd(), &path) {
-            Ok(()) => {}
-            // Without an nsswitch.conf the C library asks files and DNS only.
-            Err(_) if path.ends_with("nsswitch.conf") && !path.exists() => {}
-            Err(error) if path.ends_with("nsswitch.conf") => {
-                warnings.push(PrivateEtcWarning::Remains { path, error: error.source });
+    match mount::overlay(&lower, &upper, &work, etc) {
+        Ok(()) => Ok(Vec::new()),
+        Err(refused) => {
+            for name in names {
+                fs::rename(upper.join(name), etc.join(name)).map_err(write(&etc.join(name)))?;
             }
-            Err(error) => return Err(PrivateEtcError::Mount(error)),
+            for directory in [&upper, &work] {
+                fs::remove_dir_all(directory).map_err(write(directory))?;
+            }
+            mount_pieces(&lower, etc, &names)?;
+            Ok(vec![PrivateEtcWarning::Pieces(refused)])
         }
     }
-    Ok(warnings)
+}
+
+/// Everything of a directory at the same place in another, but for what has one of these names.
+fn mount_pieces(host: &Path, at: &Path, but: &[&str]) -> Result<(), PrivateEtcError> {
+    for entry in fs::read_dir(host).map_err(write(at))? {
+        let entry = entry.map_err(write(at))?;
+        if but.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        match mount_piece(&entry, &at.join(entry.file_name())) {
+            // Taken away meanwhile.
+            Err(_) if entry.path().symlink_metadata().is_err() => {}
+            mounted => mounted?,
+        }
+    }
+    Ok(())
+}
+
+fn mount_piece(entry: &fs::DirEntry, at: &Path) -> Result<(), PrivateEtcError> {
+    let kind = entry.file_type().map_err(write(at))?;
+    if kind.is_symlink() {
+        // Where it leads may depend on where it lies.
+        return fs::read_link(entry.path()).and_then(|target| symlink(target, at)).map_err(write(at));
+    }
+    let made = if kind.is_dir() { fs::create_dir(at) } else { fs::File::create(at).map(drop) };
+    made.map_err(write(at))?;
+    mount::bind(&entry.path(), at).map_err(PrivateEtcError::Mount)
+}
+
+fn write(path: &Path) -> impl Fn(io::Error) -> PrivateEtcError + use<> {
+    let path = path.to_owned();
+    move |error| PrivateEtcError::Write { path: path.clone(), source: error.into() }
 }
 
 /// The host's file, but that hosts are looked up in files and by DNS only.

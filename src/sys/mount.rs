@@ -1,14 +1,13 @@
 //! Mounts inside a mount namespace of our own. (operating system)
 
 use std::fmt;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 
-use super::os_error::{OsError, check};
+use super::os_error::OsError;
 
 /// What is put where, in words that follow "cannot".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +18,7 @@ pub enum MountKind {
     Tmpfs,
     /// Some files laid over those that are there.
     Overlay,
-    /// One file in place of another.
+    /// A file or a directory at a second place.
     Bind,
 }
 
@@ -29,7 +28,7 @@ impl fmt::Display for MountKind {
             Self::Slave => "detach the mounts from the host's, at",
             Self::Tmpfs => "mount a tmpfs at",
             Self::Overlay => "mount an overlay at",
-            Self::Bind => "mount a file at",
+            Self::Bind => "mount the host's own at",
         })
     }
 }
@@ -82,53 +81,12 @@ pub fn overlay(lower: &Path, upper: &Path, work: &Path, at: &Path) -> Result<(),
     wrap(MountKind::Overlay, at, mounted)
 }
 
-/// A copy of the mount that a file is on, with that file as its root, mounted nowhere yet.
+/// A file, or a directory with all that is mounted in it, at a second place as well, where something of its kind must be.
 ///
 /// # Errors
-/// ENOSYS before Linux 5.2.
-pub fn clone_file(path: &Path) -> Result<OwnedFd, MountError> {
-    let cloned = |source| MountError { kind: MountKind::Bind, path: path.to_owned(), source };
-    let name = std::ffi::CString::new(path.as_os_str().as_bytes())
-        .map_err(|_nul| cloned(OsError::from_raw(libc::EINVAL)))?;
-    // SAFETY: open_tree reads a path that ends in a zero byte; `name` outlives the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
-    };
-    let fd = i32::try_from(result).map_err(|_range| cloned(OsError::from_raw(libc::EBADF)))?;
-    let fd = check(fd).map_err(cloned)?;
-    // SAFETY: the kernel just made this descriptor for us (close-on-exec).
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Mounts what [`clone_file`] gave over the file `at`, which must exist; symbolic links are followed.
-///
-/// # Errors
-/// What `move_mount(2)` says.
-pub fn attach(file: BorrowedFd<'_>, at: &Path) -> Result<(), MountError> {
-    let attached = |source| MountError { kind: MountKind::Bind, path: at.to_owned(), source };
-    let name = std::ffi::CString::new(at.as_os_str().as_bytes())
-        .map_err(|_nul| attached(OsError::from_raw(libc::EINVAL)))?;
-    // SAFETY: move_mount reads two paths that end in a zero byte (the first is empty, as the flag says); both
-    // outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            name.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS,
-        )
-    };
-    if result < 0 { Err(attached(OsError::last())) } else { Ok(()) }
-}
-
-/// Takes the topmost mount of a path away.
-///
-/// # Errors
-/// What `umount2(2)` says.
-pub fn unmount(at: &Path) -> Result<(), OsError> {
-    Ok(umount2(at, MntFlags::MNT_DETACH)?)
+/// What `mount(2)` says.
+pub fn bind(from: &Path, at: &Path) -> Result<(), MountError> {
+    wrap(MountKind::Bind, at, mount(Some(from), at, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING))
 }
 
 fn wrap(kind: MountKind, path: &Path, result: nix::Result<()>) -> Result<(), MountError> {
@@ -136,9 +94,3 @@ fn wrap(kind: MountKind, path: &Path, result: nix::Result<()>) -> Result<(), Mou
 }
 
 const NOTHING: Option<&str> = None;
-
-// linux/mount.h
-const OPEN_TREE_CLONE: libc::c_uint = 1;
-const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC.cast_unsigned();
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x4;
-const MOVE_MOUNT_T_SYMLINKS: libc::c_uint = 0x10;

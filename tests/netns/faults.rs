@@ -193,18 +193,35 @@ fn user_namespaces_that_are_switched_off_are_named() {
 }
 
 #[test]
-fn where_overlays_are_refused_files_are_mounted_singly_and_a_warning_says_so() {
+fn where_overlays_are_refused_etc_is_mounted_piece_by_piece_and_a_warning_says_so() {
+    let (code, said) = without_overlays(":");
+    assert!(
+        said.contains("what the host changes in `/etc` from now on may not be seen: cannot mount an overlay"),
+        "{said}"
+    );
+    assert!(said.contains("nameserver 10.9.0.1\nhosts: files dns\nroot:"), "{said}");
+    assert_eq!(code, 0, "{said}");
+}
+
+/// There was nothing to mount ours over: `cannot mount a file at `/etc/resolv.conf`: No such file or directory`. So it is
+/// with a minimal root, and where the link leads to one of the directories that are hidden (systemd-resolved's).
+#[test]
+fn a_host_without_a_resolv_conf_needs_no_overlay_either() {
+    for host in ["rm -f /etc/resolv.conf", "ln -sf ../run/nowhere/stub-resolv.conf /etc/resolv.conf"] {
+        let (code, said) = without_overlays(host);
+        assert!(said.contains("nameserver 10.9.0.1\nhosts: files dns\nroot:"), "{host}: {said}");
+        assert_eq!(code, 0, "{host}: {said}");
+    }
+}
+
+/// `run` where overlays are refused, after `host` has changed a copy of `/etc`.
+fn without_overlays(host: &str) -> (i32, String) {
     // Overlays can be stacked twice.
     let layer = "mkdir -p /mnt/$n/u /mnt/$n/w &&
         mount -t overlay -o lowerdir=/etc,upperdir=/mnt/$n/u,workdir=/mnt/$n/w,userxattr o /etc";
-    let inside = format!("mount -t tmpfs none /mnt && n=1 && {layer} && n=2 && {layer} && exec \"$@\"");
-    let (code, said) = inside_namespaces(&["-U", "-r", "-m"], &inside);
-    assert!(
-        said.contains("`/etc/resolv.conf` is mounted singly and is lost if the host replaces it"),
-        "{said}"
-    );
-    assert!(said.contains("nameserver 10.9.0.1\nhosts: files dns"), "{said}");
-    assert_eq!(code, 0, "{said}");
+    let inside =
+        format!("mount -t tmpfs none /mnt && n=1 && {layer} && {host} && n=2 && {layer} && exec \"$@\"");
+    inside_namespaces(&["-U", "-r", "-m"], &inside)
 }
 
 /// `run` inside other namespaces, set up by a script that ends in `exec "$@"`: status, and what was printed.
@@ -219,7 +236,12 @@ fn inside_namespaces(options: &[&str], script: &str) -> (i32, String) {
         .arg(&config)
         .arg("--uapi-dir")
         .arg(directory.path())
-        .args(["--", "sh", "-c", "cat /etc/resolv.conf; grep ^hosts /etc/nsswitch.conf"])
+        .args([
+            "--",
+            "sh",
+            "-c",
+            "cat /etc/resolv.conf; grep ^hosts /etc/nsswitch.conf; grep ^root: /etc/passwd",
+        ])
         .output()
         .expect("unshare(1)");
     let said = [output.stdout, output.stderr].concat();

@@ -64,7 +64,7 @@ fn tun_device() -> Check {
     }
 }
 
-/// Without it `run` binds its resolv.conf instead.
+/// Without it `run` mounts the rest of `/etc` piece by piece.
 fn overlay(guards: &Guards) -> Check {
     let (id, tried) = ("overlay", "replace files of `/etc` for one command");
     match run(Probe::Overlay) {
