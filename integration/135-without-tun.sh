@@ -67,7 +67,7 @@ for _ in {1..5}; do
 done
 attach
 in_target ping -c 1 -W 5 10.6.0.2 >/dev/null || fail "no answer"
-capture_within 1000 "the refusal of a second one" "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf"
+capture_within 1500 "the refusal of a second one" "$WG4NETNS" --netns-pid "$TARGET" --config "$W/wg0.conf"
 assert_status 6
 assert_has "what is said while it lives" "\`wg0\`" "$ERR"
 kill "$OURS"; wait_for "the end" 5 gone "$OURS"

@@ -8,7 +8,7 @@
 //! * The *tunnel* is `run` with the peer's configuration plus the far end, and a program that tries everything and writes
 //!   down what it finds ([`super::demo_inside`]).
 //! * The *canary* is this process: it listens on every address of the host, and must never hear anything.
-//! * The *guard* is this process's parent, and the one that the user knows ([`super::demo_guard`]).
+//! * The *guard* is this process's parent, and the one that the user knows (`demo_guard`).
 //!
 //! Last, the process that holds the tunnel is killed as a crash would. The program inside lives on, and tells what that
 //! is like; a kill switch that works leaves it without any way out.
