@@ -16,6 +16,7 @@ mod event;
 mod news;
 mod port_rule;
 mod socket;
+mod veth;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -28,8 +29,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
@@ -44,6 +44,7 @@ pub use event::Event;
 pub use news::{News, Topics};
 pub use port_rule::Kept;
 use socket::{Connection, Deadline, DumpError};
+pub use veth::Veth;
 
 use super::os_error::OsError;
 
@@ -222,21 +223,6 @@ pub struct LinkState {
     pub alias: Option<String>,
 }
 
-/// Two interfaces: what enters one leaves the other.
-#[derive(Debug)]
-pub struct Veth<'p> {
-    /// Name of the one here.
-    pub name: &'p str,
-    /// Its link-layer address.
-    pub address: [u8; 6],
-    /// Name of the other.
-    pub far_name: &'p str,
-    /// Its link-layer address.
-    pub far_address: [u8; 6],
-    /// Where the other is.
-    pub far_namespace: BorrowedFd<'p>,
-}
-
 /// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -310,13 +296,15 @@ impl Netlink {
     /// # Errors
     /// As [`links`](Self::links).
     pub fn link(&mut self, index: u32) -> Result<Option<LinkState>, NetlinkError> {
+        let Some(link) = self.link_message(link_request(index))? else { return Ok(None) };
+        link_state(&link).map(Some).ok_or(NetlinkError::Malformed { what: Listed::Links })
+    }
+
+    /// What the kernel says of one interface; nothing if there is none.
+    fn link_message(&mut self, request: LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {
         let what = Listed::Links;
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        match self.connection.look_up(RouteNetlinkMessage::GetLink(message)) {
-            Ok(RouteNetlinkMessage::NewLink(link)) => {
-                link_state(&link).map(Some).ok_or(NetlinkError::Malformed { what })
-            }
+        match self.connection.look_up(RouteNetlinkMessage::GetLink(request)) {
+            Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
             Ok(_) | Err(DumpError::Interrupted | DumpError::Malformed) => {
                 Err(NetlinkError::Malformed { what })
             }
@@ -325,51 +313,12 @@ impl Netlink {
         }
     }
 
-    /// Whether the kernel is about to remove an interface by itself: it is one end of a pair, and nobody is left in the
-    /// namespace of the other. That is known at once; the removal may come a good while later.
-    ///
-    /// # Errors
-    /// As [`links`](Self::links).
-    pub fn is_dying(&mut self, index: u32) -> Result<bool, NetlinkError> {
-        let what = Listed::Links;
-        let failed = |error| match error {
-            DumpError::System(source) => NetlinkError::List { what, source },
-            DumpError::Interrupted | DumpError::Malformed => NetlinkError::Malformed { what },
-        };
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        let link = match self.connection.look_up(RouteNetlinkMessage::GetLink(message)) {
-            Ok(RouteNetlinkMessage::NewLink(link)) => link,
-            Ok(_) => return Err(NetlinkError::Malformed { what }),
-            Err(DumpError::System(source)) if source.is(Errno::ENODEV) => return Ok(true),
-            Err(error) => return Err(failed(error)),
-        };
-        let far_namespace = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::LinkNetNsId(id) => Some(*id),
-            _ => None,
-        });
-        let Some(far_namespace) = far_namespace else { return Ok(false) };
-        // Its loopback interface is the first, and there as long as it is.
-        let mut message = LinkMessage::default();
-        message.header.index = 1;
-        message.attributes.push(LinkAttribute::IfNetnsId(far_namespace));
-        match self.connection.look_up(RouteNetlinkMessage::GetLink(message)) {
-            // Also the answer to -1, the number of one that has lost its own.
-            Err(DumpError::System(source)) if source.is(Errno::EINVAL) => Ok(true),
-            // That we may not look into it is an answer, too.
-            Err(DumpError::System(source)) if source.is(Errno::EACCES) => Ok(false),
-            Ok(_) => Ok(false),
-            Err(error) => Err(failed(error)),
-        }
-    }
-
     /// Changes one setting of an interface.
     ///
     /// # Errors
     /// [`NetlinkError::Link`].
     pub fn set_link(&mut self, index: u32, setting: LinkSetting) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
+        let mut message = link_request(index);
         match setting.clone() {
             LinkSetting::Up(up) => {
                 message.header.change_mask = LinkFlags::Up;
@@ -394,39 +343,12 @@ impl Netlink {
             .map_err(|source| NetlinkError::Link { what: setting, index, source })
     }
 
-    /// Adds a pair of interfaces, one here and one in another namespace. Both are down.
-    ///
-    /// # Errors
-    /// [`NetlinkError::AddVeth`]; EEXIST if there is an interface of that name.
-    pub fn add_veth(&mut self, pair: &Veth<'_>) -> Result<(), NetlinkError> {
-        let mut far = LinkMessage::default();
-        far.attributes = vec![
-            LinkAttribute::IfName(pair.far_name.to_owned()),
-            LinkAttribute::Address(pair.far_address.to_vec()),
-            LinkAttribute::NetNsFd(pair.far_namespace.as_raw_fd()),
-        ];
-        let mut near = LinkMessage::default();
-        near.attributes = vec![
-            LinkAttribute::IfName(pair.name.to_owned()),
-            LinkAttribute::Address(pair.address.to_vec()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far))),
-            ]),
-        ];
-        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        self.connection
-            .request(RouteNetlinkMessage::NewLink(near), flags)
-            .map_err(|source| NetlinkError::AddVeth { source })
-    }
-
     /// Removes an interface.
     ///
     /// # Errors
     /// [`NetlinkError::RemoveLink`].
     pub fn remove_link(&mut self, index: u32) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
+        let message = link_request(index);
         self.connection
             .request(RouteNetlinkMessage::DelLink(message), NLM_F_REQUEST | NLM_F_ACK)
             .map_err(|source| NetlinkError::RemoveLink { index, source })
@@ -673,6 +595,12 @@ impl AsFd for Netlink {
 }
 
 /// The name, MTU and state out of a link message; `None` if it lacks the name.
+fn link_request(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
 fn link_state(message: &LinkMessage) -> Option<LinkState> {
     let (mut name, mut mtu, mut alias) = (None, 0, None);
     for attribute in &message.attributes {
