@@ -203,7 +203,6 @@ kit_until_ready() {
 }
 
 has_child_or_ended() { [ -s "$W/state/child_pid" ] || gone "$kit"; }
-page_is() { [ "$(curl -sS -m 2 "$2" 2>/dev/null)" = "$1" ]; }
 
 in_engine
 in_world "$@"

@@ -23,23 +23,13 @@ daemon_ends() {
 }
 
 inside() {
-  local run=(docker run --rm --add-host none:127.0.0.1 busybox) libexec tunnel
+  local run=(docker run --rm --add-host none:127.0.0.1 busybox) tunnel
   export PATH=/usr/share/docker.io/contrib:$PATH DOCKER_HOST=unix://$XDG_RUNTIME_DIR/docker.sock
   export DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns
   install -m 600 "$SHARED/wg0.conf" ~/.config/wg4netns/work.conf
-  libexec=$HOME/.local/share/wg4netns/libexec
 
-  step "the environment is the line that drop-ins install prints"
-  "$WG4NETNS" drop-ins install --config work >"$W/install.out"
-  environment=$(sed -n 's/^Docker *//p' "$W/install.out")
-  assert_eq "the line" "WG4NETNS_CONFIG=work DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--slirp4netns-binary=$libexec/slirp4netns" "$environment"
-  for each in $environment; do export "${each?}"; done
-
-  step "a configuration that is not there: the daemon does not start"
-  # rootlesskit shows what its helpers say only then.
-  WG4NETNS_CONFIG=absent DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="--debug $DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS" daemon absent
-  gone "$DAEMON" || fail "it runs"
-  assert_has "why" "wg4netns (as slirp4netns): no configuration \`absent\`" "$(cat "$W/absent.log")"
+  printed_environment Docker DOCKERD_ROOTLESS_ROOTLESSKIT
+  no_daemon_without_configuration DOCKERD_ROOTLESS_ROOTLESSKIT
 
   step "every container is behind the tunnel"
   daemon docker
@@ -55,7 +45,7 @@ inside() {
 
   step "large packets find their way through the bridge, both ways"
   capture "${run[@]}" sh -c 'head -c 8000000 /dev/zero | nc -w 10 10.6.0.2 81'; said
-  wait_for "eight million bytes" 5 sunk
+  wait_for "eight million bytes" 5 sunk 8000000
   assert_eq "bytes of a large page" 8000000 "$("${run[@]}" sh -c 'nc -w 10 10.6.0.2 82 </dev/null' | wc -c)"
 
   step "a published port answers from the host"
@@ -97,20 +87,11 @@ inside() {
   daemon_ends
 }
 
-sunk() { [ "$(cat "$SHARED/sunk")" = 8000000 ]; }
-page_is() { [ "$(curl -sS -m 2 "$2" 2>/dev/null)" = "$1" ]; }
 
 in_engine
 in_world "$@"
 need tun wg wireguard-go socat dnsmasq nft curl engines docker
-peer_world
-start_wireguard_go_peer
-our_conf "$W/wg0.conf" "DNS = 10.6.0.2" -- "AllowedIPs = 0.0.0.0/0, ::/0"
-chmod 644 "$W/wg0.conf"
-far_services
-start plain on peer socat TCP-LISTEN:8080,bind=10.9.0.2,fork,reuseaddr "SYSTEM:$W/page"
-start sink on peer socat TCP-LISTEN:81,bind=10.6.0.2,reuseaddr "SYSTEM:wc -c >$W/sunk"
-start source on peer socat TCP-LISTEN:82,bind=10.6.0.2,reuseaddr "SYSTEM:head -c 8000000 /dev/zero"
+daemon_world
 engine_canaries
 in_engines trixie
 assert_engine_canaries_silent

@@ -132,8 +132,6 @@ every_container_is_behind_the_tunnel() {
   ! page_is hallo http://127.0.0.1:18080/ || fail "the port outlived it"
 }
 in_web() { in_kit ctr task exec --exec-id "$1" web "${@:2}"; }
-sunk() { [ "$(cat "$SHARED/sunk")" = "$1" ]; }
-page_is() { [ "$(curl -sS -m 2 "$2" 2>/dev/null)" = "$1" ]; }
 
 inside() {
   export STATE=$XDG_RUNTIME_DIR/containerd-rootless
@@ -141,17 +139,8 @@ inside() {
   write_launcher
   note "$(rootlesskit --version), $(containerd --version), $(runc --version | head -n 1)"
 
-  step "the environment is the line that drop-ins install prints"
-  "$WG4NETNS" drop-ins install --config work >"$W/install.out"
-  environment=$(sed -n 's/^nerdctl *//p' "$W/install.out")
-  assert_eq "the line" "WG4NETNS_CONFIG=work CONTAINERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns CONTAINERD_ROOTLESS_ROOTLESSKIT_FLAGS=--slirp4netns-binary=$HOME/.local/share/wg4netns/libexec/slirp4netns" "$environment"
-  for each in $environment; do export "${each?}"; done
-
-  step "a configuration that is not there: containerd does not start"
-  # rootlesskit shows what its helpers say only then.
-  WG4NETNS_CONFIG=absent CONTAINERD_ROOTLESS_ROOTLESSKIT_FLAGS="--debug $CONTAINERD_ROOTLESS_ROOTLESSKIT_FLAGS" daemon absent
-  gone "$DAEMON" || fail "it runs"
-  assert_has "why" "wg4netns (as slirp4netns): no configuration \`absent\`" "$(cat "$W/absent.log")"
+  printed_environment nerdctl CONTAINERD_ROOTLESS_ROOTLESSKIT
+  no_daemon_without_configuration CONTAINERD_ROOTLESS_ROOTLESSKIT
   assert_lacks "what containerd says" "starting containerd" "$(cat "$W/absent.log")"
 
   note "with a detached network namespace, nerdctl's way since rootlesskit 2.0"
@@ -177,14 +166,7 @@ inside() {
 in_engine
 in_world "$@"
 need tun wg wireguard-go socat dnsmasq nft curl engines containerd
-peer_world
-start_wireguard_go_peer
-our_conf "$W/wg0.conf" "DNS = 10.6.0.2" -- "AllowedIPs = 0.0.0.0/0, ::/0"
-chmod 644 "$W/wg0.conf"
-far_services
-start plain on peer socat TCP-LISTEN:8080,bind=10.9.0.2,fork,reuseaddr "SYSTEM:$W/page"
-start sink on peer socat TCP-LISTEN:81,bind=10.6.0.2,fork,reuseaddr "SYSTEM:wc -c >$W/sunk"
-start source on peer socat TCP-LISTEN:82,bind=10.6.0.2,fork,reuseaddr "SYSTEM:head -c 8000000 /dev/zero"
+daemon_world
 echo 'nameserver 10.77.0.53' >"$W/resolv.conf"
 export RESOLV_CONF=$W/resolv.conf
 engine_canaries

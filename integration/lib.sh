@@ -356,6 +356,48 @@ in_engines() {
   done
 }
 
+# A rootless daemon takes us in by its environment; PREFIX is what the names of its variables begin with, and `daemon NAME` of the
+# scenario starts it, leaves DAEMON, and returns when it answers or has ended.
+
+# printed_environment WHOSE PREFIX: from now on the line that `drop-ins install` prints for it.
+printed_environment() {
+  local line each
+  step "the environment is the line that drop-ins install prints"
+  "$WG4NETNS" drop-ins install --config work >"$W/install.out"
+  line=$(sed -n "s/^$1 *//p" "$W/install.out")
+  assert_eq "the line" "WG4NETNS_CONFIG=work $2_NET=slirp4netns $2_FLAGS=--slirp4netns-binary=$HOME/.local/share/wg4netns/libexec/slirp4netns" "$line"
+  for each in $line; do export "${each?}"; done
+}
+
+# no_daemon_without_configuration PREFIX: with one chosen that is not there, it does not start, and says why in absent.log.
+no_daemon_without_configuration() {
+  local flags=$1_FLAGS was
+  was=${!flags}
+  step "a configuration that is not there: the daemon does not start"
+  # rootlesskit shows what its helpers say only then.
+  export WG4NETNS_CONFIG=absent "$flags=--debug $was"
+  daemon absent
+  export WG4NETNS_CONFIG=work "$flags=$was"
+  gone "$DAEMON" || fail "it runs"
+  assert_has "why" "wg4netns (as slirp4netns): no configuration \`absent\`" "$(cat "$W/absent.log")"
+}
+
+# daemon_world: a far end with a page beside the tunnel, something that swallows bytes (`sunk N`: so many), and a large page.
+daemon_world() {
+  peer_world
+  start_wireguard_go_peer
+  our_conf "$W/wg0.conf" "DNS = 10.6.0.2" -- "AllowedIPs = 0.0.0.0/0, ::/0"
+  chmod 644 "$W/wg0.conf"
+  far_services
+  start plain on peer socat TCP-LISTEN:8080,bind=10.9.0.2,fork,reuseaddr "SYSTEM:$W/page"
+  start sink on peer socat TCP-LISTEN:81,bind=10.6.0.2,fork,reuseaddr "SYSTEM:wc -c >$W/sunk"
+  start source on peer socat TCP-LISTEN:82,bind=10.6.0.2,fork,reuseaddr "SYSTEM:head -c 8000000 /dev/zero"
+}
+sunk() { [ "$(cat "$SHARED/sunk")" = "$1" ]; }
+
+# page_is TEXT URL: as seen from here.
+page_is() { [ "$(curl -sS -m 2 "$2" 2>/dev/null)" = "$1" ]; }
+
 # in_engine: the other half. Runs `inside` and ends, if that is where we are; image `busybox` is there then.
 in_engine() {
   [ -n "${ENGINE-}" ] || return 0
